@@ -1,0 +1,50 @@
+/* guard.h - from one request object to one verdict: parse, render, tokenise, score, decide.
+ *
+ * Owns the engine and the policy. Any number of threads may judge at once. */
+#ifndef GUARDIAN_GUARD_H
+#define GUARDIAN_GUARD_H
+
+#include "guardian/engine.h"
+#include "guardian/prompt.h"
+#include "guardian/verdict.h"
+
+struct gd_guard;
+
+struct gd_guard_options {
+    struct gd_engine_options engine;
+    const char *policy_path; /* NULL: policy.json of the model directory if there, else the built-in mcip */
+};
+
+int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, struct gd_err *err);
+void gd_guard_close(struct gd_guard *g);
+
+struct gd_engine *gd_guard_engine(struct gd_guard *g);
+const struct gd_policy *gd_guard_policy(const struct gd_guard *g);
+
+struct gd_judgement {
+    char id[40]; /* "gv-" + 32 hex digits, random */
+    struct gd_verdict verdict;
+    enum gd_phase phase;
+    int32_t step;
+    bool has_user;
+    uint32_t events, tokens, cached_tokens, elided, n_omitted, flags; /* flags: GD_TRAJ_F_* */
+    bool truncated;
+    double queue_ms, tokenize_ms, prefill_ms, total_ms; /* tokenize: parse, render and encode */
+    int64_t created; /* seconds since 1970 */
+};
+
+/* Judges one request object: messages | frames | mci, with optional tools, policy (must be the loaded one's name),
+ * deadline_ms, session and other envelope fields of the API. Duplicate keys in the envelope are refused.
+ * On failure *out has action ERROR. */
+int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
+                   struct gd_judgement *out, struct gd_err *err);
+
+/* The verdict object of the API (README, "API"). */
+void gd_judgement_write(const struct gd_guard *g, const struct gd_judgement *j,
+                        struct gd_json_writer *w);
+
+/* The prompt of a request, as `guardian render` prints it: {"text","tokens","choices":[...],"context":{...}}. */
+int gd_guard_render(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
+                    struct gd_json_writer *w, struct gd_err *err);
+
+#endif

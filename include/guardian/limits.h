@@ -1,0 +1,66 @@
+/* limits.h - every bound on something that comes from outside, in one place.
+ *
+ * A limit that is hit gives GD_ELIMIT (or the load error of its file) with the limit's value in the message. */
+#ifndef GUARDIAN_LIMITS_H
+#define GUARDIAN_LIMITS_H
+
+#define GD_KIB ((size_t)1024)
+#define GD_MIB (1024 * GD_KIB)
+#define GD_GIB (1024 * GD_MIB)
+
+/* JSON of a request */
+#define GD_REQUEST_BYTES_MAX (2 * GD_MIB)  /* body of one request */
+#define GD_REQUEST_NODES_MAX 60000u        /* values in one body */
+#define GD_REQUEST_DEPTH_MAX 64u           /* nesting of an envelope or payload */
+#define GD_REQUEST_KEY_BYTES_MAX 512       /* length of one member name */
+#define GD_REQUEST_ARENA_BYTES (24 * GD_MIB)
+
+/* JSON of our own files */
+#define GD_FILE_JSON_BYTES_MAX (64 * GD_MIB)
+#define GD_FILE_JSON_NODES_MAX 8000000u
+#define GD_FILE_JSON_DEPTH_MAX 64u
+#define GD_FILE_JSON_KEY_BYTES_MAX 4096
+#define GD_FILE_ARENA_BYTES (2 * GD_GIB)
+
+/* Trajectory */
+#define GD_EVENTS_MAX 4096           /* events of one trajectory */
+#define GD_TOOLS_MAX 2048            /* tools of one catalogue */
+#define GD_BATCH_ITEMS_MAX 64        /* items of one /v1/guard/batch */
+#define GD_PROMPT_BYTES_MAX (8 * GD_MIB)
+
+/* Model */
+#define GD_MODEL_LAYERS_MAX 256
+#define GD_MODEL_DIM_MAX 32768
+#define GD_MODEL_FFN_MAX 262144
+#define GD_MODEL_HEADS_MAX 256
+#define GD_MODEL_VOCAB_MAX 1000000
+#define GD_MODEL_CONTEXT_MAX 1048576
+#define GD_MODEL_SHARDS_MAX 1024
+#define GD_SAFETENSORS_HEADER_BYTES_MAX (16 * GD_MIB)
+#define GD_SAFETENSORS_TENSORS_MAX 65536
+#define GD_SAFETENSORS_RANK_MAX 8
+
+/* Tokenizer */
+#define GD_TOKENIZER_VOCAB_MAX 1000000
+#define GD_TOKENIZER_MERGES_MAX 2000000
+#define GD_TOKENIZER_ADDED_MAX 65536
+#define GD_TOKENIZER_TEXT_BYTES_MAX (16 * GD_MIB)
+
+/* Policy */
+#define GD_POLICY_CHOICES_MAX 32
+#define GD_POLICY_TEMPLATE_BYTES_MAX (256 * GD_KIB)
+
+/* Engine */
+#define GD_THREADS_MAX 256
+#define GD_BATCH_TOKENS_MAX 8192   /* new tokens of one step */
+#define GD_BATCH_SEQS_MAX 64       /* sequences of one step */
+#define GD_QUEUE_MAX 512           /* requests that wait for the worker */
+#define GD_DEADLINE_MS_DEFAULT 10000
+#define GD_DEADLINE_MS_MAX 600000
+
+/* HTTP */
+#define GD_HTTP_CONNECTIONS_MAX 256
+#define GD_HTTP_HEADER_BYTES_MAX 16384
+#define GD_HTTP_REQUEST_ID_MAX 128
+
+#endif

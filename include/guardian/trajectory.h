@@ -1,0 +1,63 @@
+/* trajectory.h - what happened, as one ordered list of events, whatever form it arrived in.
+ *
+ * Three input forms lead here: `messages` (OpenAI chat form with tool_calls and tool results, optional `tools`), `frames`
+ * (raw MCP JSON-RPC objects of both protocol eras, freely mixed with {role, content} objects) and `mci` (a list of
+ * five-element information flows). All slices point into the request text or its arena. */
+#ifndef GUARDIAN_TRAJECTORY_H
+#define GUARDIAN_TRAJECTORY_H
+
+#include "guardian/json.h"
+#include "guardian/limits.h"
+
+enum gd_event_kind {
+    GD_EVENT_SYSTEM,
+    GD_EVENT_USER,
+    GD_EVENT_ASSISTANT,
+    GD_EVENT_CALL,    /* client -> server: a function request */
+    GD_EVENT_RESULT,  /* server -> client: a function return */
+    GD_EVENT_CATALOG, /* server -> client: tool definitions become known */
+};
+
+enum gd_phase { GD_PHASE_REQUEST, GD_PHASE_RESPONSE };
+
+struct gd_tool {
+    struct gd_str name, description;
+    const struct gd_json *schema; /* input schema, or NULL */
+};
+
+struct gd_event {
+    enum gd_event_kind kind;
+    struct gd_str text;            /* message text; a result's joined text; arguments that were not JSON */
+    const struct gd_json *payload; /* arguments object or structured result, or NULL */
+    struct gd_str name, server;    /* calls and results: the function; server may be empty */
+    struct gd_str call_id;         /* as text, may be empty */
+    int32_t call;                  /* results: index of the event of their call, or -1 */
+    bool is_error;
+    struct gd_str sender, recipient, subject, type, principle; /* MCI elements where given, else empty */
+    uint32_t tool_first, n_tools;  /* catalogue events: range in trajectory.tools */
+};
+
+#define GD_TRAJ_F_DUPKEY 1u     /* a payload has duplicate keys: parsers may disagree about it */
+#define GD_TRAJ_F_SURROGATE 2u  /* a lone surrogate was replaced */
+#define GD_TRAJ_F_BADUTF8 4u    /* invalid UTF-8 was replaced */
+
+struct gd_trajectory {
+    struct gd_event *events;
+    uint32_t n_events;
+    struct gd_tool *tools;
+    uint32_t n_tools;
+    uint32_t flags;
+    enum gd_phase phase;  /* request: the last event (catalogues aside) is a call without its result */
+    bool has_user;        /* there is user text: intent is known */
+    int32_t step;         /* ordinal (from 0, among calls) of the call judged, or -1: the final response is */
+};
+
+/* Builds the trajectory of a request object that has exactly one of `messages`, `frames`, `mci`. An optional `phase` that
+ * contradicts the derived one is refused. An error names the path ("messages[3].tool_calls[0].function.name").
+ * GD_EFIELD, GD_ELIMIT, GD_ENOMEM. Fuzzed entry. */
+int gd_trajectory_parse(struct gd_arena *a, const struct gd_json *request, struct gd_trajectory *out,
+                        struct gd_err *err);
+
+const char *gd_phase_name(enum gd_phase p); /* "request", "response" */
+
+#endif

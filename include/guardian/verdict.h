@@ -1,0 +1,34 @@
+/* verdict.h - the one place where scores become an action. The zero value is an error, never an allow.
+ *
+ *   p = softmax over the unmasked choices' logits;  risk = 1 - p(appropriate)
+ *   flagged = risk >= flag threshold;  choice = the most probable letter;  label = the most probable risk when flagged
+ *   action = block when risk >= block threshold, review when flagged, else allow; a truncated context or a payload
+ *   that parsers may read differently is at least review. */
+#ifndef GUARDIAN_VERDICT_H
+#define GUARDIAN_VERDICT_H
+
+#include "guardian/policy.h"
+#include "guardian/trajectory.h"
+
+enum gd_action { GD_ACTION_ERROR = 0, GD_ACTION_BLOCK, GD_ACTION_REVIEW, GD_ACTION_ALLOW };
+
+struct gd_verdict {
+    enum gd_action action;
+    bool flagged;
+    enum gd_label label;
+    char choice;
+    double risk;
+    double scores[GD_LABEL_COUNT]; /* by label; 0 where masked or not offered by the policy */
+    bool masked[GD_LABEL_COUNT];
+    double threshold;
+    char reason[256];
+};
+
+const char *gd_action_name(enum gd_action a);
+
+/* logits[p->n_choices] in the policy's order. GD_ENUMERIC when a logit or a result is not finite; *out is then all
+ * zero, that is an error. */
+int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj, bool truncated,
+                    const float *logits, struct gd_verdict *out);
+
+#endif
