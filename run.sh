@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# The two commands of Guardian:
+#   ./run.sh serve [flags of `guardian serve`]   install what is missing, build, serve on 127.0.0.1:8080
+#   ./run.sh test                                install what is missing, build, run the whole test suite
+# Works on Debian 12 and Ubuntu 24.04. Packages come from apt-get (with sudo when not root), only those missing.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+build_packages=(gcc cmake ninja-build pkg-config libcivetweb-dev libpcre2-dev libutf8proc-dev
+                libdnnl-dev libssl-dev)
+test_packages=(libcmocka-dev libjansson-dev clang python3 python3-pytest curl)
+
+say() { printf '== %s\n' "$*" >&2; }
+
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+need_packages() {
+    local missing=() p
+    for p in "$@"; do
+        installed "$p" || missing+=("$p")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    if ! command -v apt-get >/dev/null; then
+        say "these packages are needed and there is no apt-get here: ${missing[*]}"
+        exit 1
+    fi
+    local root=()
+    [ "$(id -u)" -eq 0 ] || root=(sudo)
+    say "installing ${missing[*]}"
+    "${root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" >/dev/null
+}
+
+# build NAME [cmake arguments]: configures and builds build/NAME
+build() {
+    local dir=build/$1
+    shift
+    say "building $dir"
+    cmake -S . -B "$dir" -G Ninja "$@" >"$dir.log" 2>&1 && cmake --build "$dir" >>"$dir.log" 2>&1 || {
+        tail -n 60 "$dir.log" >&2
+        say "the build of $dir failed; all of it: $dir.log"
+        exit 1
+    }
+}
+
+serve() {
+    need_packages "${build_packages[@]}"
+    build release -DCMAKE_BUILD_TYPE=RelWithDebInfo
+    exec build/release/guardian serve "$@"
+}
+
+# fuzz SECONDS: every driver of tests/fuzz on its corpus; new inputs go to build/corpus, not into the tree
+fuzz() {
+    local driver name
+    for driver in build/fuzz/fuzz_*; do
+        [ -x "$driver" ] && [ -f "$driver" ] || continue
+        name=${driver##*/fuzz_}
+        mkdir -p "build/corpus/$name" "tests/fuzz/corpus/$name"
+        say "fuzzing $name for $1 s"
+        "$driver" -max_total_time="$1" -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 \
+            -artifact_prefix=build/crash- "build/corpus/$name" "tests/fuzz/corpus/$name" \
+            >"build/fuzz-$name.log" 2>&1 || {
+            tail -n 40 "build/fuzz-$name.log" >&2
+            say "fuzzing $name found something: build/fuzz-$name.log"
+            exit 1
+        }
+        grep -E 'number_of_executed_units' "build/fuzz-$name.log" >&2
+    done
+}
+
+tests() {
+    need_packages "${build_packages[@]}" "${test_packages[@]}"
+    # libFuzzer and the sanitizer runtimes of clang live in a package named after its version.
+    need_packages "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+    say "checking the tree"
+    /usr/bin/python3 tests/tidy/tidy.py
+    build release -DCMAKE_BUILD_TYPE=RelWithDebInfo
+    say "unit tests"
+    ctest --test-dir build/release --output-on-failure
+    build asan -DCMAKE_BUILD_TYPE=Debug -DGD_SANITIZE=address
+    say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+    ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
+        ctest --test-dir build/asan --output-on-failure
+    build tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_SANITIZE=thread
+    say "threads under ThreadSanitizer"
+    ctest --test-dir build/tsan --output-on-failure -R 'pool|engine|metrics'
+    build fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_SANITIZE=address \
+        -DGD_FUZZ=ON
+    fuzz "${GUARDIAN_FUZZ_SECONDS:-15}"
+    say "HTTP tests"
+    GUARDIAN_BIN=$PWD/build/release/guardian /usr/bin/python3 -m pytest -q tests/http
+}
+
+mkdir -p build
+case "${1:-}" in
+serve)
+    shift
+    serve "$@"
+    ;;
+test)
+    tests
+    ;;
+*)
+    sed -n '2,4s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
