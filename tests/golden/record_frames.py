@@ -13,9 +13,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from contextlib import asynccontextmanager
 
 import anyio
-from mcp import ClientSession, StdioServerParameters
+from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -41,21 +42,26 @@ async def pump(source, sink, tap):
             await sink.send(item)
 
 
-async def record(command, args, script):
-    frames = []
-    tap = Tap(frames)
-    params = StdioServerParameters(command=command, args=args)
+@asynccontextmanager
+async def tapped_stdio(params, tap):
+    """The stdio transport with every message of both directions noted by tap."""
     async with stdio_client(params) as (read, write):
         to_client, client_read = anyio.create_memory_object_stream(16)
         client_write, from_client = anyio.create_memory_object_stream(16)
         async with anyio.create_task_group() as group:
             group.start_soon(pump, read, to_client, tap)
             group.start_soon(pump, from_client, write, tap)
-            async with ClientSession(client_read, client_write) as session:
-                await session.initialize()
-                await session.list_tools()
-                await script(session, frames)
+            yield client_read, client_write
             group.cancel_scope.cancel()
+
+
+async def record(mode, args, script):
+    """mode: "legacy" (initialize handshake) or "auto" (server/discover of 2026-07-28 where the server has it)."""
+    frames = []
+    params = StdioServerParameters(command=sys.executable, args=args)
+    async with Client(tapped_stdio(params, Tap(frames)), mode=mode) as client:
+        await client.list_tools()
+        await script(client, frames)
     return frames
 
 
@@ -122,15 +128,15 @@ def write(name, frames, hide=None):
 
 
 async def main():
-    python = sys.executable
     time_args = ["-m", "mcp_server_time", "--local-timezone", "UTC"]
-    for name, story in [("time_convert", time_story), ("time_replay", time_replay), ("time_error", time_error)]:
-        write(name, await record(python, time_args, story))
-    for name, make in [("git_status_log", git_story), ("git_wrong_function", git_wrong_intent)]:
+    for name, mode, story in [("time_convert", "legacy", time_story), ("time_replay", "legacy", time_replay),
+                              ("time_error", "legacy", time_error), ("time_convert_2026", "auto", time_story)]:
+        write(name, await record(mode, time_args, story))
+    for name, mode, make in [("git_status_log", "legacy", git_story), ("git_wrong_function", "auto", git_wrong_intent)]:
         with tempfile.TemporaryDirectory() as repo:
             make_repo(repo)
             args = ["-m", "mcp_server_git", "--repository", repo]
-            write(name, await record(python, args, make(repo)), hide=repo)
+            write(name, await record(mode, args, make(repo)), hide=repo)
 
 
 if __name__ == "__main__":
