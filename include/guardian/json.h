@@ -104,5 +104,7 @@ void gd_utf8_repair(struct gd_buf *b, struct gd_str s);
 /* Reads one code point at s.ptr[i]; returns its length in bytes, or minus the length of the bad subpart (1..3). */
 int gd_utf8_next(struct gd_str s, size_t i, uint32_t *cp);
 void gd_utf8_put(struct gd_buf *b, uint32_t cp);
+/* Writes one code point (surrogates and numbers above U+10FFFF as U+FFFD) without a zero; returns its 1 to 4 bytes. */
+size_t gd_utf8_encode(uint32_t cp, char *out);
 
 #endif
