@@ -66,5 +66,18 @@
 #define GD_HTTP_CONNECTIONS_MAX 256
 #define GD_HTTP_HEADER_BYTES_MAX 16384
 #define GD_HTTP_REQUEST_ID_MAX 128
+#define GD_HTTP_HEADERS_MAX 63              /* the HTTP library drops what comes after the 64th */
+#define GD_HTTP_BODIES_BYTES_MAX (64 * GD_MIB) /* request bodies held at one time, all together */
+#define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB) /* read off after a refusal, so that it arrives */
+#define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
+#define GD_HTTP_BATCH_WORKERS 8             /* threads that score items of batches beside the caller */
+#define GD_CLI_INPUT_BYTES_MAX (256 * GD_MIB) /* a JSON Lines file of the command line */
+
+/* Log and metrics */
+#define GD_LOG_STR_BYTES_MAX 2048           /* of one text in a log line */
+#define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)
+#define GD_METRIC_FAMILIES_MAX 64
+#define GD_METRIC_CELLS_MAX 16384           /* 64-bit cells of all series together */
+#define GD_METRIC_BUCKETS_MAX 32
 
 #endif

@@ -1,0 +1,161 @@
+/* log.c - the log. See guardian/log.h.
+ *
+ * A line is built in a buffer by the JSON writer, then copied into a second one that escapes what
+ * JSON allows but lines and terminals do not like; such characters can only stand inside strings
+ * there. The mutex keeps a line whole when a pipe takes it in parts. */
+#include "guardian/log.h"
+#include "guardian/json.h"
+#include "guardian/limits.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *const level_names[] = {"error", "warn", "info", "debug"};
+
+static _Atomic int log_level = GD_LOG_INFO;
+static _Atomic int log_fd = STDERR_FILENO;
+static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+void gd_log_set_level(enum gd_log_level level)
+{
+    atomic_store(&log_level, (int)level);
+}
+
+bool gd_log_enabled(enum gd_log_level level)
+{
+    return (int)level <= atomic_load_explicit(&log_level, memory_order_relaxed);
+}
+
+bool gd_log_level_parse(const char *name, enum gd_log_level *out)
+{
+    for (int i = GD_LOG_ERROR; i <= GD_LOG_DEBUG; i++) {
+        if (name && strcmp(name, level_names[i]) == 0) {
+            *out = (enum gd_log_level)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+void gd_log_set_fd(int fd)
+{
+    atomic_store(&log_fd, fd);
+}
+
+static void put_time(struct gd_json_writer *w)
+{
+    struct timespec now;
+    struct tm tm;
+    char text[64];
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &tm);
+    const size_t n = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
+    (void)snprintf(text + n, sizeof text - n, ".%03dZ", (int)(now.tv_nsec / 1000000));
+    gd_jw_key(w, "ts");
+    gd_jw_strz(w, text);
+}
+
+/* Long texts are cut before the character that would pass the limit. */
+static void put_text(struct gd_json_writer *w, struct gd_str s)
+{
+    size_t n = s.len;
+    if (n > GD_LOG_STR_BYTES_MAX) {
+        n = GD_LOG_STR_BYTES_MAX;
+        while (n > 0 && ((unsigned char)s.ptr[n] & 0xC0) == 0x80)
+            n--;
+    }
+    gd_jw_str(w, (struct gd_str){s.ptr, n});
+}
+
+static void put_field(struct gd_json_writer *w, const struct gd_log_field *f)
+{
+    gd_jw_key(w, f->key);
+    switch (f->type) {
+    case GD_LOG_T_STR:
+        put_text(w, f->str);
+        break;
+    case GD_LOG_T_I64:
+        gd_jw_i64(w, f->i64);
+        break;
+    case GD_LOG_T_F64:
+        gd_jw_f64(w, f->f64);
+        break;
+    case GD_LOG_T_BOOL:
+        gd_jw_bool(w, f->i64 != 0);
+        break;
+    }
+}
+
+static bool breaks_line(uint32_t cp)
+{
+    return (cp >= 0x80 && cp <= 0x9F) || cp == 0x2028 || cp == 0x2029;
+}
+
+static void copy_escaped(struct gd_buf *to, struct gd_str from)
+{
+    size_t start = 0;
+    for (size_t i = 0; i < from.len;) {
+        uint32_t cp;
+        const size_t len = (size_t)gd_utf8_next(from, i, &cp); /* the writer gave valid UTF-8 */
+        if (breaks_line(cp)) {
+            gd_buf_add(to, from.ptr + start, i - start);
+            gd_buf_fmt(to, "\\u%04x", (unsigned)cp);
+            start = i + len;
+        }
+        i += len;
+    }
+    gd_buf_add(to, from.ptr + start, from.len - start);
+    gd_buf_add(to, "\n", 1);
+}
+
+static void write_line(const char *p, size_t n)
+{
+    pthread_mutex_lock(&log_mutex);
+    while (n > 0) {
+        const ssize_t k = write(atomic_load(&log_fd), p, n);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            break;
+        p += k;
+        n -= (size_t)k;
+    }
+    pthread_mutex_unlock(&log_mutex);
+}
+
+void gd_log_write(enum gd_log_level level, const char *msg, const struct gd_log_field *fields,
+                  size_t n)
+{
+    static const char lost[] = "{\"level\":\"error\",\"msg\":\"a log line was lost\"}\n";
+    if (!gd_log_enabled(level))
+        return;
+    const int saved_errno = errno;
+    struct gd_buf json;
+    struct gd_buf line;
+    struct gd_json_writer w;
+    gd_buf_init(&json, GD_LOG_LINE_BYTES_MAX);
+    gd_buf_init(&line, GD_LOG_LINE_BYTES_MAX);
+    gd_json_writer_init(&w, &json);
+    gd_jw_object(&w);
+    put_time(&w);
+    gd_jw_key(&w, "level");
+    gd_jw_strz(&w, level_names[level]);
+    gd_jw_key(&w, "msg");
+    put_text(&w, gd_str_from(msg));
+    for (size_t i = 0; i < n; i++)
+        put_field(&w, &fields[i]);
+    gd_jw_object_end(&w);
+    if (!json.failed)
+        copy_escaped(&line, (struct gd_str){json.data, json.len});
+    if (json.failed || line.failed)
+        write_line(lost, sizeof lost - 1);
+    else
+        write_line(line.data, line.len);
+    gd_buf_free(&json);
+    gd_buf_free(&line);
+    errno = saved_errno;
+}
