@@ -1,0 +1,47 @@
+/* cli.h - the command line: flags, environment, and one function a subcommand.
+ *
+ * Exit codes: 0; 1 a run-time error; 2 wrong usage, host, port or policy; 3 the model could not be loaded. Each flag
+ * has an environment variable (GUARDIAN_MODEL for --model); flag > environment > default. One thread. */
+#ifndef GUARDIAN_CLI_H
+#define GUARDIAN_CLI_H
+
+#include "guardian/guard.h"
+
+#define GD_EXIT_OK 0
+#define GD_EXIT_RUNTIME 1
+#define GD_EXIT_USAGE 2
+#define GD_EXIT_MODEL 3
+
+struct gd_cli {
+    const char *model, *policy; /* policy may be NULL */
+    const char *host;
+    const char *log_level;
+    uint32_t port, threads, shutdown_timeout_s;
+    bool insecure, specials, lines, help;
+    const char *file; /* the argument; NULL or "-": standard input */
+};
+
+struct gd_cli_command {
+    const char *name;
+    const char *argument; /* as shown in the help, or NULL when there is none */
+    bool needs_argument;
+    const char *flags; /* names of the flags it takes, each followed by a blank */
+    const char *help;
+    int (*run)(const struct gd_cli *c);
+};
+
+/* Reads argv[2..] and the environment. 0, or an exit code after a message on standard error. */
+int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct gd_cli *out);
+void gd_cli_print_help(const struct gd_cli_command *cmd);
+
+/* Loads model and policy with progress on standard error. 0, or an exit code with the reason in err. */
+int gd_cli_open_guard(const struct gd_cli *c, struct gd_guard **out, struct gd_err *err);
+
+int gd_cli_serve(const struct gd_cli *c);
+int gd_cli_assess(const struct gd_cli *c);
+int gd_cli_render(const struct gd_cli *c);
+int gd_cli_tokenize(const struct gd_cli *c);
+int gd_cli_selftest(const struct gd_cli *c);
+int gd_cli_version(const struct gd_cli *c);
+
+#endif

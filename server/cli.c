@@ -1,0 +1,240 @@
+/* cli.c - one table of flags; parsing, help, and the loading that most commands share. */
+#include "guardian/cli.h"
+#include "guardian/log.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+enum kind { TEXT, NUMBER, SWITCH };
+
+struct flag {
+    const char *name, *env, *value;
+    enum kind kind;
+    size_t offset; /* of its member in struct gd_cli */
+    uint32_t max;
+    const char *help;
+};
+
+#define AT(member) offsetof(struct gd_cli, member)
+static const struct flag FLAGS[] = {
+    {"model", "GUARDIAN_MODEL", "DIR", TEXT, AT(model), 0,
+     "model directory: config.json, tokenizer.json, safetensors"},
+    {"policy", "GUARDIAN_POLICY", "FILE", TEXT, AT(policy), 0,
+     "policy file (default: policy.json of the model, else the built-in one)"},
+    {"threads", "GUARDIAN_THREADS", "N", NUMBER, AT(threads), GD_THREADS_MAX,
+     "threads that compute (default 0: as many as there are processors)"},
+    {"host", "GUARDIAN_HOST", "ADDRESS", TEXT, AT(host), 0,
+     "IPv4 address to listen on (default 127.0.0.1)"},
+    {"port", "GUARDIAN_PORT", "N", NUMBER, AT(port), 65535,
+     "port to listen on (default 8080; 0: any free one, see the log)"},
+    {"shutdown-timeout", "GUARDIAN_SHUTDOWN_TIMEOUT", "SECONDS", NUMBER, AT(shutdown_timeout_s),
+     3600, "how long a shutdown waits for admitted requests (default 30)"},
+    {"insecure", "GUARDIAN_INSECURE", NULL, SWITCH, AT(insecure), 0,
+     "listen on an address that other machines can reach, without authentication"},
+    {"log-level", "GUARDIAN_LOG_LEVEL", "LEVEL", TEXT, AT(log_level), 0,
+     "error, warn, info (default) or debug"},
+    {"specials", "GUARDIAN_SPECIALS", NULL, SWITCH, AT(specials), 0,
+     "text of special tokens becomes special tokens"},
+    {"lines", "GUARDIAN_LINES", NULL, SWITCH, AT(lines), 0,
+     "one JSON string a line in, one array of ids a line out"},
+    {"help", NULL, NULL, SWITCH, AT(help), 0, "print this help"},
+};
+#define N_FLAGS (sizeof(FLAGS) / sizeof(FLAGS[0]))
+
+static bool takes(const struct gd_cli_command *cmd, const struct flag *f)
+{
+    char word[40];
+    snprintf(word, sizeof(word), "%s ", f->name);
+    const char *at = strstr(cmd->flags, word);
+    bool listed = at != NULL && (at == cmd->flags || at[-1] == ' ');
+    return listed || strcmp(f->name, "help") == 0;
+}
+
+static void print_flags(const struct gd_cli_command *cmd, FILE *to)
+{
+    for (size_t i = 0; i < N_FLAGS; i++) {
+        const struct flag *f = &FLAGS[i];
+        char left[64];
+        if (!takes(cmd, f)) {
+            continue;
+        }
+        snprintf(left, sizeof(left), "--%s %s", f->name, f->value != NULL ? f->value : "");
+        fprintf(to, "  %-28s %s", left, f->help);
+        fprintf(to, f->env != NULL ? " [%s]\n" : "\n", f->env);
+    }
+}
+
+void gd_cli_print_help(const struct gd_cli_command *cmd)
+{
+    printf("usage: guardian %s [FLAGS]%s%s\n\n%s\n\nflags:\n", cmd->name,
+           cmd->argument != NULL ? " " : "", cmd->argument != NULL ? cmd->argument : "",
+           cmd->help);
+    print_flags(cmd, stdout);
+    printf("\nexit codes: 0; 1 run-time error; 2 wrong usage; 3 the model could not be loaded\n");
+}
+
+static int usage_error(const struct gd_cli_command *cmd, const char *what, const char *detail)
+{
+    fprintf(stderr, "guardian %s: %s%s\n\nflags:\n", cmd->name, what, detail);
+    print_flags(cmd, stderr);
+    return GD_EXIT_USAGE;
+}
+
+static bool parse_number(const char *text, uint32_t max, uint32_t *out)
+{
+    size_t digits = strspn(text, "0123456789");
+    if (digits == 0 || digits > 9 || text[digits] != '\0') {
+        return false;
+    }
+    unsigned long v = strtoul(text, NULL, 10);
+    if (v > max) {
+        return false;
+    }
+    *out = (uint32_t)v;
+    return true;
+}
+
+/* Stores a value given by a flag or by its environment variable; false when it cannot be. */
+static bool store(const struct flag *f, const char *value, struct gd_cli *out)
+{
+    char *at = (char *)out + f->offset;
+    bool on = true;
+    switch (f->kind) {
+    case TEXT:
+        memcpy(at, &value, sizeof(value));
+        return value[0] != '\0';
+    case NUMBER:
+        return parse_number(value, f->max, (uint32_t *)(void *)at);
+    case SWITCH:
+        on = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
+        memcpy(at, &on, sizeof(on));
+        return on || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
+    }
+    return false;
+}
+
+static const struct flag *find_flag(const struct gd_cli_command *cmd, const char *arg,
+                                    const char **value)
+{
+    static const char short_help[] = "--help";
+    arg = strcmp(arg, "-h") == 0 ? short_help : arg;
+    const char *eq = strchr(arg, '=');
+    size_t len = eq != NULL ? (size_t)(eq - arg) - 2 : strlen(arg) - 2;
+    for (size_t i = 0; i < N_FLAGS; i++) {
+        if (strlen(FLAGS[i].name) == len && memcmp(FLAGS[i].name, arg + 2, len) == 0 &&
+            takes(cmd, &FLAGS[i])) {
+            *value = eq != NULL ? eq + 1 : NULL;
+            return &FLAGS[i];
+        }
+    }
+    return NULL;
+}
+
+static int read_environment(const struct gd_cli_command *cmd, struct gd_cli *out)
+{
+    for (size_t i = 0; i < N_FLAGS; i++) {
+        const char *value = FLAGS[i].env != NULL ? getenv(FLAGS[i].env) : NULL;
+        if (value != NULL && value[0] != '\0' && takes(cmd, &FLAGS[i]) &&
+            !store(&FLAGS[i], value, out)) {
+            return usage_error(cmd, "this environment variable has no usable value: ",
+                               FLAGS[i].env);
+        }
+    }
+    return 0;
+}
+
+/* Reads one argument at argv[*i], and its value when that is the next one. */
+static int read_argument(const struct gd_cli_command *cmd, int argc, char **argv, int *i,
+                         struct gd_cli *out)
+{
+    const char *arg = argv[*i], *value = NULL;
+    bool is_flag = (arg[0] == '-' && arg[1] == '-') || strcmp(arg, "-h") == 0;
+    if (!is_flag) {
+        if (cmd->argument == NULL || out->file != NULL) {
+            return usage_error(cmd, "takes no such argument: ", arg);
+        }
+        out->file = arg;
+        return 0;
+    }
+    const struct flag *f = find_flag(cmd, arg, &value);
+    if (f == NULL) {
+        return usage_error(cmd, "there is no flag ", arg);
+    }
+    if (f->kind == SWITCH) {
+        value = value != NULL ? value : "1";
+    } else if (value == NULL) {
+        if (*i + 1 >= argc) {
+            return usage_error(cmd, "this flag needs a value: ", arg);
+        }
+        value = argv[++*i];
+    }
+    if (!store(f, value, out)) {
+        return usage_error(cmd, "this value cannot be: ", value);
+    }
+    return 0;
+}
+
+int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct gd_cli *out)
+{
+    *out = (struct gd_cli){
+        .model = access(GD_DEFAULT_MODEL_DIR, R_OK) == 0 ? GD_DEFAULT_MODEL_DIR
+                                                         : "weights/guardian-mini",
+        .host = "127.0.0.1",
+        .log_level = "info",
+        .port = 8080,
+        .shutdown_timeout_s = 30,
+    };
+    int rc = read_environment(cmd, out);
+    for (int i = 2; i < argc && rc == 0; i++) {
+        rc = read_argument(cmd, argc, argv, &i, out);
+    }
+    if (rc != 0 || out->help) {
+        return rc;
+    }
+    enum gd_log_level level;
+    if (!gd_log_level_parse(out->log_level, &level)) {
+        return usage_error(cmd, "no such log level: ", out->log_level);
+    }
+    gd_log_set_level(level);
+    if (cmd->needs_argument && out->file == NULL) {
+        return usage_error(cmd, "an argument is missing: ", cmd->argument);
+    }
+    return 0;
+}
+
+/* A line a second at most; on a terminal one line that is written over. */
+static void show_progress(void *ctx, const char *what, uint64_t done, uint64_t all)
+{
+    int64_t *last = ctx;
+    int64_t now = gd_now_ns();
+    bool tty = isatty(STDERR_FILENO) == 1;
+    if (*last == 0) {
+        *last = now;
+    }
+    if (all == 0 || now - *last < (tty ? 100000000 : 1000000000)) {
+        return;
+    }
+    *last = now;
+    fprintf(stderr, "%sguardian: %s %.0f %% of %.1f MiB%s", tty ? "\r" : "", what,
+            100.0 * (double)done / (double)all, (double)all / 1048576.0, tty ? "  " : "\n");
+    if (tty && done == all) {
+        fprintf(stderr, "\n");
+    }
+}
+
+int gd_cli_open_guard(const struct gd_cli *c, struct gd_guard **out, struct gd_err *err)
+{
+    int64_t last = 0;
+    const struct gd_guard_options opt = {
+        .engine = {.model_dir = c->model,
+                   .n_threads = c->threads,
+                   .model = {.progress = show_progress, .ctx = &last}},
+        .policy_path = c->policy,
+    };
+    int rc = gd_guard_open(out, &opt, err);
+    if (rc == 0) {
+        return 0;
+    }
+    return rc == GD_EPOLICY || rc == GD_EUSAGE ? GD_EXIT_USAGE : GD_EXIT_MODEL;
+}

@@ -1,0 +1,138 @@
+/* cli_serve.c - the life of the server: listen, load, serve, drain, stop.
+ *
+ * The main thread waits for signals; they are blocked in all others. The model loads on a thread of its own, so that
+ * health checks are answered and SIGTERM works meanwhile. */
+#include "guardian/cli.h"
+#include "guardian/http.h"
+#include "guardian/log.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+#define POLL_NS 20000000
+#define QUIET_POLLS 5 /* nothing in flight for this many polls in a row ends a drain */
+
+struct loader {
+    const struct gd_cli *cli;
+    struct gd_guard *guard;
+    struct gd_err err;
+    int exit_code;
+    atomic_bool done;
+};
+
+static void *load_main(void *ctx)
+{
+    struct loader *l = ctx;
+    l->exit_code = gd_cli_open_guard(l->cli, &l->guard, &l->err);
+    atomic_store(&l->done, true);
+    return NULL;
+}
+
+/* True when a signal of the set came within one poll. */
+static bool signalled(const sigset_t *set)
+{
+    const struct timespec poll = {.tv_nsec = POLL_NS};
+    return sigtimedwait(set, NULL, &poll) > 0;
+}
+
+static void log_ready(const struct gd_guard *g)
+{
+    const struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
+    const struct gd_model *m = gd_engine_model(e);
+    const struct gd_backend *be = gd_engine_backend(e);
+    gd_log(GD_LOG_INFO, "ready", GD_LOG_Z("model_version", m->version),
+           GD_LOG_F64("load_ms", m->load_ms), GD_LOG_Z("device", be->device),
+           GD_LOG_Z("isa", be->isa), GD_LOG_Z("gemm_dtype", be->gemm_dtype),
+           GD_LOG_I64("threads", be->n_threads), GD_LOG_I64("planned_bytes", (int64_t)m->bytes_needed),
+           GD_LOG_I64("resident_bytes", (int64_t)gd_engine_resident_bytes()),
+           GD_LOG_STR("policy", gd_guard_policy(g)->name));
+}
+
+/* Refuses new work and waits for what was admitted. False when a second signal or the timeout ended the wait. */
+static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
+{
+    int64_t until = gd_now_ns() + (int64_t)timeout_s * 1000000000;
+    gd_log(GD_LOG_INFO, "draining", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
+    gd_http_drain(h);
+    for (int quiet = 0; quiet < QUIET_POLLS;) {
+        if (signalled(set)) {
+            gd_log_msg(GD_LOG_WARN, "second signal: stopping at once");
+            return false;
+        }
+        quiet = gd_http_in_flight(h) == 0 ? quiet + 1 : 0;
+        if (quiet == 0 && gd_now_ns() > until) {
+            gd_log(GD_LOG_WARN, "shutdown timeout", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Waits for the model, then for a signal. 0 when a signal came, else an exit code. */
+static int run(struct gd_http *h, struct loader *l, const sigset_t *set)
+{
+    int sig;
+    while (!atomic_load(&l->done)) {
+        if (signalled(set)) {
+            return 0;
+        }
+    }
+    if (l->exit_code != 0) {
+        gd_log(GD_LOG_ERROR, "model not loaded", GD_LOG_Z("error", l->err.msg));
+        return l->exit_code;
+    }
+    gd_http_set_guard(h, l->guard);
+    log_ready(l->guard);
+    sigwait(set, &sig);
+    return 0;
+}
+
+static int fail(const struct gd_err *err)
+{
+    fprintf(stderr, "guardian serve: %s\n", err->msg);
+    return err->code == GD_EUSAGE ? GD_EXIT_USAGE : GD_EXIT_RUNTIME;
+}
+
+int gd_cli_serve(const struct gd_cli *c)
+{
+    struct gd_err err = {0};
+    struct gd_http *h = NULL;
+    struct loader l = {.cli = c};
+    pthread_t thread;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+
+    const struct gd_http_options opt = {
+        .host = c->host,
+        .port = (uint16_t)c->port,
+        .version = GD_VERSION,
+        .model_dir = c->model,
+        .insecure = c->insecure,
+    };
+    if (gd_http_open(&h, &opt, &err) != 0) {
+        return fail(&err);
+    }
+    gd_log(GD_LOG_INFO, "listening", GD_LOG_Z("version", GD_VERSION), GD_LOG_Z("host", c->host),
+           GD_LOG_I64("port", gd_http_port(h)), GD_LOG_Z("model", c->model));
+    if (pthread_create(&thread, NULL, load_main, &l) != 0) {
+        gd_http_close(h);
+        gd_err_set(&err, GD_ENOMEM, "the loading thread could not be started");
+        return fail(&err);
+    }
+    int rc = run(h, &l, &set);
+    bool orderly = drain(h, rc == 0 ? c->shutdown_timeout_s : 0, &set);
+    if (!orderly || !atomic_load(&l.done)) {
+        /* Threads still work on memory that a normal end would take away under them. */
+        _Exit(orderly ? rc : GD_EXIT_RUNTIME);
+    }
+    pthread_join(thread, NULL);
+    gd_http_close(h);
+    gd_guard_close(l.guard);
+    gd_log_msg(GD_LOG_INFO, "stopped");
+    return rc;
+}

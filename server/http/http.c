@@ -1,0 +1,440 @@
+/* http.c - the only file that knows the HTTP library (civetweb 1.15).
+ *
+ * One thread per connection, as many threads as connections. Every request is answered in begin_request, so the
+ * library serves no file, runs no script, upgrades nothing: head -> gate -> route -> admission -> body -> handler ->
+ * one write. Whatever is answered before its body was read ends the connection.
+ *
+ * The library parses a head in place: it puts zero bytes over separators and shows pointers into the buffer. From the
+ * gaps between these pointers we see what it does not tell: bytes before the request line, folded or bare-LF lines,
+ * headers that it skipped. A request line that does not start where this worker's buffer starts may hold bytes of
+ * another connection; the lowest start seen on the thread is that place, and it is aligned like any malloc. */
+#include "guardian/http.h"
+
+#include <arpa/inet.h>
+#include <civetweb.h>
+#include <errno.h>
+#include <stdalign.h>
+#include <string.h>
+#include <time.h>
+
+_Static_assert(MG_MAX_HEADERS == GD_HTTP_HEADERS_MAX + 1, "the header limit follows the library");
+
+struct gd_http {
+    struct mg_context *ctx;
+    struct gd_service service;
+    uint16_t port;
+};
+
+/* True when exactly n zero bytes lie between the end of string `a` and `b`. */
+static bool follows(const char *a, size_t n, const char *b)
+{
+    const char *end = a + strlen(a);
+    for (size_t i = 0; i < n; i++) {
+        if (end[i] != '\0') {
+            return false;
+        }
+    }
+    return end + n == b;
+}
+
+/* The head as the library left it in its buffer: METHOD 0 path 0 [query 0] HTTP/1.1 0 0 name 0 blanks value 0 0 ...
+ * and after the last value 0 0 CR 0. All pointers are into that one buffer, which ends after the head. */
+static bool head_is_plain(const struct mg_request_info *ri)
+{
+    static _Thread_local const char *base;
+    const char *start = ri->request_method;
+    if (base == NULL || start < base) {
+        base = start;
+    }
+    if (start != base || (uintptr_t)start % alignof(max_align_t) != 0) {
+        return false;
+    }
+    const char *last = ri->query_string != NULL ? ri->query_string : ri->request_uri;
+    if (!follows(start, 1, ri->request_uri) ||
+        (ri->query_string != NULL && !follows(ri->request_uri, 1, ri->query_string)) ||
+        !follows(last, 1, ri->http_version - strlen("HTTP/"))) {
+        return false;
+    }
+    last = ri->http_version;
+    for (int i = 0; i < ri->num_headers; i++) {
+        if (!follows(last, 2, ri->http_headers[i].name)) {
+            return false;
+        }
+        last = ri->http_headers[i].value;
+    }
+    return memcmp(last + strlen(last), "\0\0\r", 4) == 0;
+}
+
+static void read_head(const struct mg_request_info *ri, struct gd_http_request *req)
+{
+    req->start_ns = gd_now_ns();
+    req->method = ri->request_method;
+    req->path = ri->request_uri;
+    req->query = ri->query_string;
+    req->version = ri->http_version;
+    req->remote = ri->remote_addr;
+    req->n_headers = ri->num_headers > 0 ? (uint32_t)ri->num_headers : 0;
+    for (uint32_t i = 0; i < req->n_headers; i++) {
+        req->headers[i].name = ri->http_headers[i].name;
+        req->headers[i].value = ri->http_headers[i].value;
+    }
+    req->plain = req->n_headers <= GD_HTTP_HEADERS_MAX && head_is_plain(ri);
+    gd_reply_request_id(req);
+}
+
+static int read_body(struct mg_connection *conn, size_t len, char **out)
+{
+    char *data = malloc(len + 1);
+    size_t n = 0;
+    if (data == NULL) {
+        return GD_ENOMEM;
+    }
+    while (n < len) {
+        int k = mg_read(conn, data + n, len - n);
+        if (k <= 0) {
+            free(data);
+            return GD_EIO;
+        }
+        n += (size_t)k;
+    }
+    data[len] = '\0';
+    *out = data;
+    return 0;
+}
+
+/* What one request needs from its start until its answer is written. */
+struct exchange {
+    struct gd_http_request req;
+    struct gd_http_response resp;
+    struct gd_gate gate;
+    int route;
+    bool admitted;
+    size_t held;   /* body bytes counted at admission */
+    size_t unread; /* body bytes that the client may still send */
+    char *body;
+};
+
+static void fail_gate(struct exchange *x)
+{
+    gd_reply_fail(&x->resp, x->gate.status, x->gate.code, NULL, x->gate.message);
+    x->resp.close = true;
+}
+
+static bool method_fits(const struct gd_route *route, const char *method)
+{
+    if (route->post) {
+        return strcmp(method, "POST") == 0;
+    }
+    return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+}
+
+/* Everything that can be said from the head alone; true when the request goes on. */
+static bool pass_head(struct gd_service *s, struct exchange *x)
+{
+    gd_gate_framing(&x->req, &x->gate);
+    if (x->gate.status != 0) {
+        fail_gate(x);
+        return false;
+    }
+    x->unread = x->gate.content_length;
+    x->route = gd_route_find(x->req.path);
+    if (x->route < 0) {
+        gd_reply_fail(&x->resp, 404, gd_status_wire(GD_ENOTFOUND), NULL, "no such path");
+        return false;
+    }
+    const struct gd_route *route = gd_route_at(x->route);
+    if (!method_fits(route, x->req.method)) {
+        gd_reply_fail(&x->resp, 405, "method_not_allowed", NULL, "the path has other methods");
+        x->resp.allow = route->allow;
+        return false;
+    }
+    gd_gate_body(&x->req, route->post, &x->gate);
+    if (x->gate.status != 0) {
+        fail_gate(x);
+        return false;
+    }
+    if (route->work) {
+        x->held = x->gate.content_length;
+        x->admitted = gd_service_enter(s, x->held, &x->resp);
+        return x->admitted;
+    }
+    return true;
+}
+
+static void serve(struct gd_service *s, struct mg_connection *conn, struct exchange *x)
+{
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (!pass_head(s, x)) {
+        return;
+    }
+    const struct gd_route *route = gd_route_at(x->route);
+    if (route->post) {
+        if (x->gate.expect_continue) {
+            mg_write(conn, go_on, sizeof(go_on) - 1);
+        }
+        int rc = read_body(conn, x->gate.content_length, &x->body);
+        if (rc != 0) {
+            bool memory = rc == GD_ENOMEM;
+            gd_reply_fail(&x->resp, memory ? 503 : 400,
+                          memory ? gd_status_wire(rc) : "incomplete_body", NULL,
+                          memory ? gd_status_message(rc)
+                                 : "the body ended before its Content-Length, or came too slowly");
+            x->unread = memory ? x->unread : 0;
+            x->resp.close = true;
+            return;
+        }
+        x->unread = 0;
+        x->req.body = (struct gd_str){x->body, x->gate.content_length};
+    }
+    route->handle(s, &x->req, &x->resp);
+}
+
+/* Reads off what a refused request still sends, so that closing does not wipe the answer from the client's side. */
+static void discard(struct mg_connection *conn, size_t unread)
+{
+    char sink[8192];
+    size_t left = unread < GD_HTTP_DISCARD_BYTES_MAX ? unread : GD_HTTP_DISCARD_BYTES_MAX;
+    while (left > 0) {
+        int k = mg_read(conn, sink, left < sizeof(sink) ? left : sizeof(sink));
+        if (k <= 0) {
+            return;
+        }
+        left -= (size_t)k;
+    }
+}
+
+static void answer(struct mg_connection *conn, const struct exchange *x, double total_ms)
+{
+    struct gd_buf out;
+    gd_buf_init(&out, GD_HTTP_ANSWER_BYTES_MAX + GD_HTTP_HEADER_BYTES_MAX);
+    gd_reply_head(&x->req, &x->resp, total_ms, &out);
+    if (strcmp(x->req.method, "HEAD") != 0) {
+        gd_buf_add(&out, x->resp.body.data, x->resp.body.len);
+    }
+    if (out.failed == 0) {
+        mg_write(conn, out.data, out.len);
+    }
+    gd_buf_free(&out);
+}
+
+static bool too_many_connections(struct gd_service *s)
+{
+    return atomic_load(&s->connections) > GD_HTTP_CONNECTIONS_MAX * 3 / 4;
+}
+
+static int on_request(struct mg_connection *conn)
+{
+    const struct mg_request_info *ri = mg_get_request_info(conn);
+    struct gd_http *h = ri->user_data;
+    struct gd_service *s = &h->service;
+    struct exchange *x = calloc(1, sizeof(*x));
+    if (x == NULL) {
+        mg_disable_connection_keep_alive(conn);
+        return 503; /* without an answer: there is no memory for one */
+    }
+    x->resp.queue_ms = -1.0;
+    x->resp.status = 500;
+    x->resp.content_type = "application/json";
+    x->route = -1;
+    gd_buf_init(&x->resp.body, GD_HTTP_ANSWER_BYTES_MAX);
+    read_head(ri, &x->req);
+    serve(s, conn, x);
+
+    x->resp.close = x->resp.close || x->gate.client_closes || x->unread > 0 ||
+                    atomic_load(&s->draining) || too_many_connections(s);
+    if (x->resp.close) {
+        mg_disable_connection_keep_alive(conn);
+    }
+    double total_ms = (double)(gd_now_ns() - x->req.start_ns) / 1e6;
+    gd_stats_request(x->route, x->resp.status, total_ms);
+    answer(conn, x, total_ms);
+    if (x->admitted) {
+        gd_service_leave(s, x->held);
+    }
+    if (x->unread > 0 && !x->gate.expect_continue) {
+        discard(conn, x->unread);
+    }
+    gd_reply_log(&x->req, &x->resp, total_ms);
+    int status = x->resp.status;
+    gd_buf_free(&x->resp.body);
+    free(x->body);
+    free(x);
+    return status;
+}
+
+/* What the library refuses before on_request sees it: heads that it cannot parse, and heads that never end. */
+static int on_error(struct mg_connection *conn, int status, const char *message)
+{
+    const struct mg_request_info *ri = mg_get_request_info(conn);
+    struct gd_http_request req = {.method = "-", .remote = ri != NULL ? ri->remote_addr : ""};
+    struct gd_http_response resp = {.queue_ms = -1.0, .close = true};
+    struct gd_buf out;
+    (void)message; /* may quote the request */
+    mg_disable_connection_keep_alive(conn);
+    gd_buf_init(&resp.body, GD_HTTP_ANSWER_BYTES_MAX);
+    gd_buf_init(&out, GD_HTTP_ANSWER_BYTES_MAX);
+    gd_reply_request_id(&req);
+    gd_reply_fail(&resp, status, "bad_request", NULL, "the request head could not be read");
+    gd_reply_head(&req, &resp, 0.0, &out);
+    gd_buf_add(&out, resp.body.data, resp.body.len);
+    if (out.failed == 0) {
+        mg_write(conn, out.data, out.len);
+    }
+    gd_stats_request(-1, status, 0.0);
+    gd_reply_log(&req, &resp, 0.0);
+    gd_buf_free(&out);
+    gd_buf_free(&resp.body);
+    return 0;
+}
+
+static int on_message(const struct mg_connection *conn, const char *message)
+{
+    (void)conn;
+    (void)message; /* says nothing that the request log does not */
+    return 1;
+}
+
+static int on_connect(const struct mg_connection *conn, void **data)
+{
+    struct gd_http *h = mg_get_user_data(mg_get_context(conn));
+    (void)data;
+    atomic_fetch_add(&h->service.connections, 1);
+    return 0;
+}
+
+static void on_disconnect(const struct mg_connection *conn)
+{
+    struct gd_http *h = mg_get_user_data(mg_get_context(conn));
+    atomic_fetch_sub(&h->service.connections, 1);
+}
+
+static const char *numeric_host(const char *host)
+{
+    return strcmp(host, "localhost") == 0 ? "127.0.0.1" : host;
+}
+
+bool gd_http_host_is_loopback(const char *host)
+{
+    struct in_addr a;
+    return inet_pton(AF_INET, numeric_host(host), &a) == 1 && (ntohl(a.s_addr) >> 24) == 127;
+}
+
+static int check_options(const struct gd_http_options *opt, struct gd_err *err)
+{
+    struct in_addr a;
+    if (inet_pton(AF_INET, numeric_host(opt->host), &a) != 1) {
+        return gd_err_set(err, GD_EUSAGE, "the host must be an IPv4 address, is '%s'", opt->host);
+    }
+    if (!gd_http_host_is_loopback(opt->host) && !opt->insecure) {
+        return gd_err_set(err, GD_EUSAGE,
+                          "host %s can be reached from other machines and there is no "
+                          "authentication: put a proxy in front, or say --insecure",
+                          opt->host);
+    }
+    return 0;
+}
+
+static int start(struct gd_http *h, const struct gd_http_options *opt, struct gd_err *err)
+{
+    char listen[64], threads[16], head_bytes[16];
+    snprintf(listen, sizeof(listen), "%s:%u", numeric_host(opt->host), (unsigned)opt->port);
+    snprintf(threads, sizeof(threads), "%d", GD_HTTP_CONNECTIONS_MAX);
+    snprintf(head_bytes, sizeof(head_bytes), "%d", GD_HTTP_HEADER_BYTES_MAX);
+    const char *options[] = {
+        "listening_ports", listen,
+        "num_threads", threads,
+        "connection_queue", "4000",
+        "listen_backlog", "4000",
+        "enable_keep_alive", "yes",
+        "keep_alive_timeout_ms", "30000",
+        "request_timeout_ms", "5000",
+        "max_request_size", head_bytes,
+        "decode_url", "no",
+        "tcp_nodelay", "1",
+        "access_control_allow_origin", "",
+        "enable_directory_listing", "no",
+        "cgi_pattern", "",
+        "ssi_pattern", "",
+        "allow_sendfile_call", "no",
+        NULL,
+    };
+    struct mg_callbacks callbacks = {
+        .begin_request = on_request,
+        .http_error = on_error,
+        .log_message = on_message,
+        .init_connection = on_connect,
+        .connection_closed = on_disconnect,
+    };
+    struct mg_server_port port[2];
+    errno = 0;
+    h->ctx = mg_start(&callbacks, h, options);
+    if (h->ctx == NULL) {
+        return gd_err_set(err, GD_EIO, "cannot listen on %s: %s", listen,
+                          errno != 0 ? strerror(errno) : "the HTTP library did not start");
+    }
+    if (mg_get_server_ports(h->ctx, 2, port) >= 1) {
+        h->port = (uint16_t)port[0].port;
+    }
+    return 0;
+}
+
+int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct gd_err *err)
+{
+    int rc = check_options(opt, err);
+    if (rc != 0) {
+        return rc;
+    }
+    struct gd_http *h = calloc(1, sizeof(*h));
+    if (h == NULL) {
+        return gd_err_set(err, GD_ENOMEM, "no memory for the server");
+    }
+    mg_init_library(MG_FEATURES_DEFAULT);
+    rc = gd_stats_register(opt->version, err);
+    if (rc == 0) {
+        rc = gd_service_init(&h->service, opt->version, opt->model_dir, err);
+    }
+    if (rc == 0) {
+        rc = start(h, opt, err);
+    }
+    if (rc != 0) {
+        gd_http_close(h);
+        return rc;
+    }
+    *out = h;
+    return 0;
+}
+
+uint16_t gd_http_port(const struct gd_http *h)
+{
+    return h->port;
+}
+
+void gd_http_set_guard(struct gd_http *h, struct gd_guard *g)
+{
+    gd_stats_model(g);
+    h->service.created = (int64_t)time(NULL);
+    atomic_store(&h->service.guard, g);
+}
+
+void gd_http_drain(struct gd_http *h)
+{
+    atomic_store(&h->service.draining, true);
+}
+
+uint32_t gd_http_in_flight(const struct gd_http *h)
+{
+    return atomic_load(&((struct gd_http *)(uintptr_t)h)->service.in_flight);
+}
+
+void gd_http_close(struct gd_http *h)
+{
+    if (h == NULL) {
+        return;
+    }
+    if (h->ctx != NULL) {
+        mg_stop(h->ctx);
+    }
+    gd_service_free(&h->service);
+    mg_exit_library();
+    free(h);
+}

@@ -1,0 +1,283 @@
+/* info.c - what the server tells about itself: health, models, labels, limits, build.
+ *
+ * Health answers never wait for the engine. /healthz says that the process serves, /readyz and /health that verdicts can
+ * be had now. */
+#include "guardian/metrics.h"
+#include "guardian/service.h"
+
+static void put_str(struct gd_json_writer *w, const char *key, const char *value)
+{
+    gd_jw_key(w, key);
+    gd_jw_strz(w, value);
+}
+
+static void put_i64(struct gd_json_writer *w, const char *key, uint64_t value)
+{
+    gd_jw_key(w, key);
+    gd_jw_i64(w, (int64_t)value);
+}
+
+static void put_f64(struct gd_json_writer *w, const char *key, double value)
+{
+    gd_jw_key(w, key);
+    gd_jw_f64(w, value);
+}
+
+static void put_bool(struct gd_json_writer *w, const char *key, bool value)
+{
+    gd_jw_key(w, key);
+    gd_jw_bool(w, value);
+}
+
+static void begin(struct gd_json_writer *w, struct gd_http_response *resp)
+{
+    gd_json_writer_init(w, &resp->body);
+    gd_jw_object(w);
+}
+
+static void end(struct gd_json_writer *w, struct gd_http_response *resp, int status)
+{
+    gd_jw_object_end(w);
+    gd_reply_json(resp, status, w);
+}
+
+static void reply_state(struct gd_http_response *resp, int status, const char *state)
+{
+    struct gd_json_writer w;
+    begin(&w, resp);
+    put_str(&w, "status", state);
+    end(&w, resp, status);
+}
+
+/* NULL when verdicts can be had, else why not. */
+static const char *not_ready(struct gd_service *s)
+{
+    if (atomic_load(&s->draining)) {
+        return "draining";
+    }
+    return atomic_load(&s->guard) == NULL ? "loading" : NULL;
+}
+
+void gd_info_healthz(struct gd_service *s, const struct gd_http_request *req,
+                     struct gd_http_response *resp)
+{
+    (void)s;
+    (void)req;
+    reply_state(resp, 200, "alive");
+}
+
+void gd_info_readyz(struct gd_service *s, const struct gd_http_request *req,
+                    struct gd_http_response *resp)
+{
+    const char *why = not_ready(s);
+    (void)req;
+    reply_state(resp, why == NULL ? 200 : 503, why == NULL ? "ready" : why);
+}
+
+void gd_info_health(struct gd_service *s, const struct gd_http_request *req,
+                    struct gd_http_response *resp)
+{
+    const char *why = not_ready(s);
+    (void)req;
+    reply_state(resp, why == NULL ? 200 : 503, why == NULL ? "ok" : why);
+}
+
+void gd_info_version(struct gd_service *s, const struct gd_http_request *req,
+                     struct gd_http_response *resp)
+{
+    struct gd_json_writer w;
+    (void)req;
+    begin(&w, resp);
+    put_str(&w, "version", s->version);
+    end(&w, resp, 200);
+}
+
+void gd_info_models(struct gd_service *s, const struct gd_http_request *req,
+                    struct gd_http_response *resp)
+{
+    struct gd_guard *g = atomic_load(&s->guard);
+    struct gd_json_writer w;
+    (void)req;
+    begin(&w, resp);
+    put_str(&w, "object", "list");
+    gd_jw_key(&w, "data");
+    gd_jw_array(&w);
+    if (g != NULL) {
+        gd_jw_object(&w);
+        put_str(&w, "id", s->model_name);
+        put_str(&w, "object", "model");
+        put_i64(&w, "created", (uint64_t)s->created);
+        put_str(&w, "owned_by", "guardian");
+        put_str(&w, "version", gd_engine_model(gd_guard_engine(g))->version);
+        gd_jw_object_end(&w);
+    }
+    gd_jw_array_end(&w);
+    end(&w, resp, 200);
+}
+
+static void put_label(struct gd_json_writer *w, enum gd_label label, const struct gd_policy *p)
+{
+    const struct gd_label_info *info = gd_label_info(label);
+    const struct gd_choice *choice = NULL;
+    for (uint32_t i = 0; p != NULL && i < p->n_choices; i++) {
+        choice = p->choices[i].label == label ? &p->choices[i] : choice;
+    }
+    gd_jw_object(w);
+    put_str(w, "key", info->key);
+    put_str(w, "name", info->name);
+    put_str(w, "dataset_name", info->dataset);
+    gd_jw_key(w, "choice");
+    if (choice != NULL) {
+        gd_jw_str(w, (struct gd_str){&choice->letter, 1});
+    } else {
+        gd_jw_null(w);
+    }
+    put_str(w, "phase", info->phase);
+    put_str(w, "source", info->source);
+    put_str(w, "scope", info->scope);
+    put_str(w, "type", info->type);
+    put_str(w, "maestro", info->maestro);
+    put_bool(w, "needs_response", info->needs_response);
+    put_bool(w, "needs_intent", info->needs_intent);
+    put_str(w, "meaning", info->meaning);
+    gd_jw_object_end(w);
+}
+
+static void put_labels(struct gd_json_writer *w, const char *key, const struct gd_policy *p)
+{
+    gd_jw_key(w, key);
+    gd_jw_array(w);
+    for (int i = 0; i < GD_LABEL_COUNT; i++) {
+        put_label(w, (enum gd_label)i, p);
+    }
+    gd_jw_array_end(w);
+}
+
+void gd_info_taxonomy(struct gd_service *s, const struct gd_http_request *req,
+                      struct gd_http_response *resp)
+{
+    struct gd_guard *g = atomic_load(&s->guard);
+    struct gd_json_writer w;
+    (void)req;
+    begin(&w, resp);
+    put_str(&w, "object", "list");
+    put_labels(&w, "data", g != NULL ? gd_guard_policy(g) : NULL);
+    end(&w, resp, 200);
+}
+
+static void put_model(struct gd_json_writer *w, const struct gd_service *s, const struct gd_model *m)
+{
+    const struct gd_model_config *c = &m->config;
+    gd_jw_key(w, "model");
+    gd_jw_object(w);
+    put_str(w, "name", s->model_name);
+    put_str(w, "version", m->version);
+    put_str(w, "architecture", c->arch == GD_ARCH_LLAMA ? "LlamaForCausalLM" : "Qwen2ForCausalLM");
+    put_i64(w, "parameters", m->n_params);
+    put_i64(w, "layers", c->n_layers);
+    put_i64(w, "hidden_size", c->dim);
+    put_i64(w, "heads", c->n_heads);
+    put_i64(w, "kv_heads", c->n_kv_heads);
+    put_i64(w, "head_dim", c->head_dim);
+    put_i64(w, "intermediate_size", c->ffn_dim);
+    put_i64(w, "vocab_size", c->vocab_size);
+    put_i64(w, "context_max", c->context_max);
+    put_f64(w, "load_ms", m->load_ms);
+    gd_jw_key(w, "files");
+    gd_jw_array(w);
+    for (size_t i = 0; i < m->n_files; i++) {
+        gd_jw_object(w);
+        gd_jw_key(w, "path");
+        gd_jw_str(w, m->files[i].path);
+        put_i64(w, "bytes", m->files[i].nbytes);
+        put_str(w, "sha256", m->files[i].sha256);
+        gd_jw_object_end(w);
+    }
+    gd_jw_array_end(w);
+    gd_jw_object_end(w);
+}
+
+static void put_backend(struct gd_json_writer *w, const struct gd_model *m,
+                        const struct gd_backend *be)
+{
+    gd_jw_key(w, "backend");
+    gd_jw_object(w);
+    put_str(w, "device", be->device);
+    put_str(w, "isa", be->isa);
+    put_str(w, "gemm_dtype", be->gemm_dtype);
+    put_i64(w, "threads", be->n_threads);
+    gd_jw_object_end(w);
+    gd_jw_key(w, "memory");
+    gd_jw_object(w);
+    put_i64(w, "planned_bytes", m->bytes_needed);
+    put_i64(w, "weight_bytes", be->weight_bytes_held);
+    put_i64(w, "resident_bytes", gd_engine_resident_bytes());
+    gd_jw_object_end(w);
+}
+
+static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
+{
+    gd_jw_key(w, "policy");
+    gd_jw_object(w);
+    gd_jw_key(w, "name");
+    gd_jw_str(w, p->name);
+    put_i64(w, "version", (uint64_t)p->version);
+    put_str(w, "rendering", p->rendering == GD_RENDER_DIALOGUE ? "dialogue" : "mci");
+    put_i64(w, "choices", p->n_choices);
+    put_f64(w, "flag_threshold", p->flag_threshold);
+    put_f64(w, "block_threshold", p->block_threshold);
+    gd_jw_object_end(w);
+}
+
+static void put_limits(struct gd_json_writer *w)
+{
+    gd_jw_key(w, "limits");
+    gd_jw_object(w);
+    put_i64(w, "request_bytes", GD_REQUEST_BYTES_MAX);
+    put_i64(w, "request_values", GD_REQUEST_NODES_MAX);
+    put_i64(w, "request_depth", GD_REQUEST_DEPTH_MAX);
+    put_i64(w, "batch_items", GD_BATCH_ITEMS_MAX);
+    put_i64(w, "events", GD_EVENTS_MAX);
+    put_i64(w, "tools", GD_TOOLS_MAX);
+    put_i64(w, "queue", GD_QUEUE_MAX);
+    put_i64(w, "step_tokens", GD_BATCH_TOKENS_MAX);
+    put_i64(w, "step_sequences", GD_BATCH_SEQS_MAX);
+    put_i64(w, "connections", GD_HTTP_CONNECTIONS_MAX);
+    put_i64(w, "headers", GD_HTTP_HEADERS_MAX);
+    put_i64(w, "header_bytes", GD_HTTP_HEADER_BYTES_MAX);
+    put_i64(w, "deadline_ms_default", GD_DEADLINE_MS_DEFAULT);
+    put_i64(w, "deadline_ms_max", GD_DEADLINE_MS_MAX);
+    gd_jw_object_end(w);
+}
+
+void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
+                  struct gd_http_response *resp)
+{
+    struct gd_guard *g = atomic_load(&s->guard);
+    struct gd_json_writer w;
+    const char *why = not_ready(s);
+    (void)req;
+    begin(&w, resp);
+    put_str(&w, "name", "guardian");
+    put_str(&w, "version", s->version);
+    put_str(&w, "status", why == NULL ? "ready" : why);
+    put_f64(&w, "uptime_s", (double)(gd_now_ns() - s->start_ns) / 1e9);
+    if (g != NULL) {
+        const struct gd_engine *e = gd_guard_engine(g);
+        put_model(&w, s, gd_engine_model(e));
+        put_backend(&w, gd_engine_model(e), gd_engine_backend(e));
+        put_policy(&w, gd_guard_policy(g));
+    }
+    put_limits(&w);
+    put_labels(&w, "labels", g != NULL ? gd_guard_policy(g) : NULL);
+    end(&w, resp, 200);
+}
+
+void gd_info_metrics(struct gd_service *s, const struct gd_http_request *req,
+                     struct gd_http_response *resp)
+{
+    (void)req;
+    gd_stats_write(s, &resp->body);
+    resp->status = 200;
+    resp->content_type = GD_METRICS_CONTENT_TYPE;
+}

@@ -1,0 +1,226 @@
+/* stats.c - what /metrics shows, on the registry of base.
+ *
+ * Units are seconds and bytes, counters end in _total, label values come from fixed tables. Numbers that others count
+ * (engine, process) are copied when they are asked for. */
+#include "guardian/metrics.h"
+#include "guardian/service.h"
+
+#include <pthread.h>
+
+#define MAX_ROUTES 32
+
+static const char *const CODES[] = {"200", "400", "401", "404", "405", "408", "411", "413",  "415",
+                                    "417", "422", "429", "431", "500", "503", "504", "other"};
+static const char *const ACTIONS[] = {"error", "block", "review", "allow"};
+static const char *routes[MAX_ROUTES]; /* the paths, then "none" */
+static const char *labels[GD_LABEL_COUNT];
+static char model_text[3][128]; /* version, back end, policy */
+static const char *const model_values[3] = {model_text[0], model_text[1], model_text[2]};
+
+/* Ids of the families; -1 before registration, which the registry ignores. */
+static int requests = -1, request_duration = -1, verdicts = -1, item_errors = -1;
+static int prompt_tokens = -1, cached_tokens = -1, truncated = -1;
+static int queue_duration = -1, tokenize_duration = -1, inference_duration = -1;
+static int in_flight = -1, connections = -1, ready = -1, resident = -1, uptime = -1;
+static int waiting = -1, running = -1, steps = -1, sequences = -1, tokens = -1, failures = -1;
+
+struct plain_family {
+    int *id;
+    enum gd_metric_type type;
+    const char *name, *help;
+};
+
+static const struct plain_family PLAIN[] = {
+    {&item_errors, GD_METRIC_COUNTER, "guardian_batch_item_errors_total",
+     "Items of batches that got an error instead of a verdict."},
+    {&prompt_tokens, GD_METRIC_COUNTER, "guardian_prompt_tokens_total",
+     "Tokens of judged prompts."},
+    {&cached_tokens, GD_METRIC_COUNTER, "guardian_prefix_cache_hit_tokens_total",
+     "Tokens of judged prompts that were not computed again."},
+    {&truncated, GD_METRIC_COUNTER, "guardian_context_truncated_total",
+     "Verdicts on a trajectory that had to be shortened."},
+    {&request_duration, GD_METRIC_HISTOGRAM, "guardian_request_duration_seconds",
+     "Whole requests, all routes."},
+    {&queue_duration, GD_METRIC_HISTOGRAM, "guardian_queue_duration_seconds",
+     "Waiting for the engine."},
+    {&tokenize_duration, GD_METRIC_HISTOGRAM, "guardian_tokenize_duration_seconds",
+     "Parsing, rendering and encoding."},
+    {&inference_duration, GD_METRIC_HISTOGRAM, "guardian_inference_duration_seconds",
+     "The forward pass."},
+    {&in_flight, GD_METRIC_GAUGE, "guardian_requests_in_flight",
+     "Admitted requests that are not answered yet."},
+    {&connections, GD_METRIC_GAUGE, "guardian_connections", "Open connections."},
+    {&ready, GD_METRIC_GAUGE, "guardian_ready", "1 when verdicts can be had."},
+    {&resident, GD_METRIC_GAUGE, "guardian_resident_bytes", "Resident memory of the process."},
+    {&uptime, GD_METRIC_GAUGE, "guardian_uptime_seconds", "Seconds since the start."},
+    {&waiting, GD_METRIC_GAUGE, "guardian_requests_waiting", "Prompts waiting for the engine."},
+    {&running, GD_METRIC_GAUGE, "guardian_requests_running", "Prompts in the present step."},
+    {&steps, GD_METRIC_COUNTER, "guardian_engine_steps_total", "Forward passes."},
+    {&sequences, GD_METRIC_COUNTER, "guardian_engine_sequences_total", "Prompts scored."},
+    {&tokens, GD_METRIC_COUNTER, "guardian_engine_tokens_total", "Tokens computed."},
+    {&failures, GD_METRIC_COUNTER, "guardian_engine_failures_total",
+     "Prompts that failed in the engine."},
+};
+
+static int add(int *id, const struct gd_metric_desc *d, struct gd_err *err)
+{
+    int rc = gd_metric_register(d, err);
+    if (rc < 0) {
+        return rc;
+    }
+    *id = rc;
+    return 0;
+}
+
+static int add_plain(struct gd_err *err)
+{
+    for (size_t i = 0; i < sizeof(PLAIN) / sizeof(PLAIN[0]); i++) {
+        const struct plain_family *p = &PLAIN[i];
+        struct gd_metric_desc d = {.name = p->name, .help = p->help, .type = p->type};
+        if (p->type == GD_METRIC_HISTOGRAM) {
+            d.buckets = GD_METRIC_DURATION_BUCKETS;
+            d.n_buckets = GD_METRIC_DURATION_BUCKETS_N;
+        }
+        int rc = add(p->id, &d, err);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int gd_stats_register(const char *version, struct gd_err *err)
+{
+    static const char *build[1];
+    uint32_t n_codes = sizeof(CODES) / sizeof(CODES[0]);
+    uint32_t n_routes = (uint32_t)gd_route_count();
+    int info = -1;
+    GD_ASSERT(n_routes < MAX_ROUTES);
+    build[0] = version;
+    for (uint32_t i = 0; i < n_routes; i++) {
+        routes[i] = gd_route_at((int)i)->path;
+    }
+    routes[n_routes] = "none";
+    for (int i = 0; i < GD_LABEL_COUNT; i++) {
+        labels[i] = gd_label_info((enum gd_label)i)->key;
+    }
+    const struct gd_metric_desc about = {
+        .name = "guardian_build_info",
+        .help = "The build; always 1.",
+        .type = GD_METRIC_GAUGE,
+        .labels = {{"version", build, 1}},
+        .n_labels = 1,
+    };
+    const struct gd_metric_desc answered = {
+        .name = "guardian_requests_total",
+        .help = "Answered requests by route and status code.",
+        .type = GD_METRIC_COUNTER,
+        .labels = {{"route", routes, n_routes + 1}, {"code", CODES, n_codes}},
+        .n_labels = 2,
+    };
+    const struct gd_metric_desc judged = {
+        .name = "guardian_verdicts_total",
+        .help = "Verdicts by action and label.",
+        .type = GD_METRIC_COUNTER,
+        .labels = {{"action", ACTIONS, 4}, {"label", labels, GD_LABEL_COUNT}},
+        .n_labels = 2,
+    };
+    int rc = add(&info, &about, err);
+    rc = rc != 0 ? rc : add(&requests, &answered, err);
+    rc = rc != 0 ? rc : add(&verdicts, &judged, err);
+    rc = rc != 0 ? rc : add_plain(err);
+    gd_metric_set(info, (const uint32_t[]){0}, 1.0);
+    return rc;
+}
+
+void gd_stats_model(const struct gd_guard *g)
+{
+    struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
+    const struct gd_backend *be = gd_engine_backend(e);
+    const struct gd_policy *p = gd_guard_policy(g);
+    int info = -1, weights = -1;
+    snprintf(model_text[0], sizeof(model_text[0]), "%s", gd_engine_model(e)->version);
+    snprintf(model_text[1], sizeof(model_text[1]), "%s/%s/%s", be->device, be->isa,
+             be->gemm_dtype);
+    snprintf(model_text[2], sizeof(model_text[2]), "%.*s@%lld", (int)p->name.len, p->name.ptr,
+             (long long)p->version);
+    const struct gd_metric_desc about = {
+        .name = "guardian_model_info",
+        .help = "The loaded model, its back end and its policy; always 1.",
+        .type = GD_METRIC_GAUGE,
+        .labels = {{"model_version", &model_values[0], 1},
+                   {"backend", &model_values[1], 1},
+                   {"policy", &model_values[2], 1}},
+        .n_labels = 3,
+    };
+    const struct gd_metric_desc held = {
+        .name = "guardian_model_weight_bytes",
+        .help = "Bytes of weights that the back end holds.",
+        .type = GD_METRIC_GAUGE,
+    };
+    add(&info, &about, NULL);
+    add(&weights, &held, NULL);
+    gd_metric_set(info, (const uint32_t[]){0, 0, 0}, 1.0);
+    gd_metric_set(weights, NULL, (double)be->weight_bytes_held);
+}
+
+void gd_stats_request(int route, int status, double ms)
+{
+    char code[16];
+    uint32_t at[2];
+    snprintf(code, sizeof(code), "%d", status);
+    at[0] = route >= 0 ? (uint32_t)route : (uint32_t)gd_route_count();
+    at[1] = gd_metric_index(requests, 1, code);
+    gd_metric_add(requests, at, 1);
+    gd_metric_observe(request_duration, NULL, ms / 1000.0);
+}
+
+void gd_stats_judgement(const struct gd_judgement *j)
+{
+    const uint32_t at[2] = {(uint32_t)j->verdict.action, (uint32_t)j->verdict.label};
+    gd_metric_add(verdicts, at, 1);
+    gd_metric_add(prompt_tokens, NULL, j->tokens);
+    gd_metric_add(cached_tokens, NULL, j->cached_tokens);
+    gd_metric_add(truncated, NULL, j->truncated ? 1 : 0);
+    gd_metric_observe(queue_duration, NULL, j->queue_ms / 1000.0);
+    gd_metric_observe(tokenize_duration, NULL, j->tokenize_ms / 1000.0);
+    gd_metric_observe(inference_duration, NULL, j->prefill_ms / 1000.0);
+}
+
+void gd_stats_item_error(void)
+{
+    gd_metric_add(item_errors, NULL, 1);
+}
+
+/* The engine counts from its start: what is new since the last scrape is added. */
+static void copy_engine(struct gd_engine *e)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct gd_engine_stats last;
+    struct gd_engine_stats now;
+    pthread_mutex_lock(&lock);
+    gd_engine_stats(e, &now);
+    gd_metric_set(waiting, NULL, now.waiting);
+    gd_metric_set(running, NULL, now.running);
+    gd_metric_add(steps, NULL, now.steps - last.steps);
+    gd_metric_add(sequences, NULL, now.sequences - last.sequences);
+    gd_metric_add(tokens, NULL, now.tokens - last.tokens);
+    gd_metric_add(failures, NULL, now.failures - last.failures);
+    last = now;
+    pthread_mutex_unlock(&lock);
+}
+
+void gd_stats_write(struct gd_service *s, struct gd_buf *out)
+{
+    struct gd_guard *g = atomic_load(&s->guard);
+    bool draining = atomic_load(&s->draining);
+    if (g != NULL) {
+        copy_engine(gd_guard_engine(g));
+    }
+    gd_metric_set(in_flight, NULL, atomic_load(&s->in_flight));
+    gd_metric_set(connections, NULL, atomic_load(&s->connections));
+    gd_metric_set(ready, NULL, g != NULL && !draining ? 1.0 : 0.0);
+    gd_metric_set(resident, NULL, (double)gd_engine_resident_bytes());
+    gd_metric_set(uptime, NULL, (double)(gd_now_ns() - s->start_ns) / 1e9);
+    gd_metrics_write(out);
+}
