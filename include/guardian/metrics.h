@@ -12,7 +12,7 @@
  *
  * Updates are lock-free, from any thread, and never fail: an unknown family (a negative id) is
  * ignored, an index past the values counts as the last one, which is why lists of values end in
- * "other". Series that never counted are not written, families without labels always are. */
+ * "other". Labelled counters and histograms that never counted are not written. */
 #ifndef GUARDIAN_METRICS_H
 #define GUARDIAN_METRICS_H
 
