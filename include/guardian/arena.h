@@ -62,12 +62,20 @@ void gd_buf_fmt(struct gd_buf *b, const char *fmt, ...) __attribute__((format(pr
 /* Checked size arithmetic: false (and *out untouched) on overflow. */
 static inline bool gd_mul(size_t a, size_t b, size_t *out)
 {
-    return !__builtin_mul_overflow(a, b, out);
+    size_t r;
+    if (__builtin_mul_overflow(a, b, &r))
+        return false;
+    *out = r;
+    return true;
 }
 
 static inline bool gd_add(size_t a, size_t b, size_t *out)
 {
-    return !__builtin_add_overflow(a, b, out);
+    size_t r;
+    if (__builtin_add_overflow(a, b, &r))
+        return false;
+    *out = r;
+    return true;
 }
 
 #endif
