@@ -218,7 +218,7 @@ int gd_safetensors_parse_json(struct gd_arena *a, struct gd_str text, const stru
     const struct gd_json_limits lim = {
         .bytes_max = GD_SAFETENSORS_HEADER_BYTES_MAX,
         .nodes_max = GD_SAFETENSORS_TENSORS_MAX * 16u,
-        .depth_max = 3,
+        .depth_max = 4,
         .key_bytes_max = GD_SAFETENSORS_NAME_BYTES_MAX,
     };
     const struct gd_json *root = NULL;
