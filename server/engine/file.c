@@ -89,8 +89,8 @@ int gd_file_read_at(int fd, const char *path, uint64_t offset, void *dst, size_t
             return gd_err_set(err, GD_EIO, "file '%s' cannot be read at byte %llu: %s", path,
                               (unsigned long long)(offset + done), strerror(errno));
         if (got == 0)
-            return gd_err_set(err, GD_EIO, "file '%s' ends at byte %llu, byte %llu is needed", path,
-                              (unsigned long long)(offset + done), (unsigned long long)end);
+            return gd_err_set(err, GD_EIO, "file '%s' was cut: byte %llu is not there", path,
+                              (unsigned long long)(offset + done));
         done += (size_t)got;
     }
     return GD_OK;

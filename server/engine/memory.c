@@ -80,5 +80,5 @@ uint64_t gd_memory_available(const char *root)
     uint64_t left = groups_left(root);
     if (read_field(path, "MemAvailable:", &kib) && kib < left / 1024)
         left = kib * 1024;
-    return left == UINT64_MAX ? 0 : left;
+    return left;
 }

@@ -231,7 +231,7 @@ static int check_memory(const struct loader *l)
 {
     uint64_t needed = l->tensors.bytes_needed;
     uint64_t there = l->opt->memory_max != 0 ? l->opt->memory_max : gd_memory_available("");
-    if (there == 0 || needed <= there)
+    if (needed <= there)
         return GD_OK;
     return gd_err_set(l->err, GD_ENOMEM,
                       "the model needs %.2f GiB of memory with weights as %s, there are %.2f GiB",
@@ -259,6 +259,8 @@ static int digest_beside(struct loader *l, const char *name, struct gd_file_dige
         close(fd);
     } else if (rc == GD_ENOTFOUND) {
         rc = GD_OK;
+        if (l->err != NULL)
+            *l->err = (struct gd_err){0};
     }
     free(path);
     return rc;
