@@ -6,9 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-build_packages=(gcc cmake ninja-build pkg-config libcivetweb-dev libpcre2-dev libutf8proc-dev
+build_packages=(gcc libc6-dev cmake ninja-build pkg-config libcivetweb-dev libpcre2-dev libutf8proc-dev
                 libdnnl-dev libssl-dev)
-test_packages=(libcmocka-dev libjansson-dev clang python3 python3-pytest curl)
+test_packages=(g++ libcmocka-dev libjansson-dev clang python3 python3-pytest curl)
 
 say() { printf '== %s\n' "$*" >&2; }
 
