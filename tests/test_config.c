@@ -223,7 +223,7 @@ static const struct {
     {QWEN2, "num_key_value_heads", NULL, NULL},
     {LLAMA, "head_dim", "0", NULL},
     {LLAMA, "head_dim", "63", "even"},
-    {LLAMA, "head_dim", "514", NULL},
+    {LLAMA, "head_dim", "258", NULL},
     {LLAMA, "num_attention_heads", "4096", NULL},
     {LLAMA, "intermediate_size", NULL, NULL},
     {LLAMA, "intermediate_size", "262145", NULL},
@@ -314,8 +314,8 @@ static void test_derived_head_dim(void **state)
             m[i].value = "1";
     assert_int_equal(parse(build(m, "num_attention_heads", "4"), &c, &err), GD_EMODEL);
     assert_non_null(strstr(err.msg, "1024"));
-    assert_int_equal(parse(build(m, "num_attention_heads", "8"), &c, &err), GD_OK);
-    assert_int_equal(c.head_dim, 512);
+    assert_int_equal(parse(build(m, "num_attention_heads", "16"), &c, &err), GD_OK);
+    assert_int_equal(c.head_dim, 256);
 }
 
 static void test_rope_frequencies(void **state)

@@ -102,8 +102,10 @@ static void fake_weight_free(struct gd_backend *be, struct gd_weight *w)
 static int fake_table_load(struct gd_backend *be, uint32_t n, uint32_t k, enum gd_dtype dtype,
                            void *rows, struct gd_table **out, struct gd_err *err)
 {
-    if (fails(be))
+    if (fails(be)) {
+        free(rows);
         return gd_err_set(err, GD_ENOMEM, "the fake has no memory");
+    }
     struct gd_table *t = calloc(1, sizeof *t);
     assert_non_null(t);
     *t = (struct gd_table){n, k, dtype, rows};

@@ -54,7 +54,7 @@ struct gd_backend_ops {
     int (*weight_load)(struct gd_backend *be, uint32_t n, uint32_t k, enum gd_dtype dtype,
                        const void *rows, struct gd_weight **out, struct gd_err *err);
     void (*weight_free)(struct gd_backend *be, struct gd_weight *w);
-    /* Takes rows[n,k] over (malloc'ed, freed by table_free). */
+    /* Takes rows[n,k] over (malloc'ed, freed by table_free, or at once when this fails). */
     int (*table_load)(struct gd_backend *be, uint32_t n, uint32_t k, enum gd_dtype dtype, void *rows,
                       struct gd_table **out, struct gd_err *err);
     void (*table_free)(struct gd_backend *be, struct gd_table *t);

@@ -41,7 +41,7 @@
 #define GD_SAFETENSORS_RANK_MAX 8
 #define GD_SAFETENSORS_NAME_BYTES_MAX 256 /* of a tensor or a shard */
 #define GD_SAFETENSORS_ARENA_BYTES (512 * GD_MIB)
-#define GD_MODEL_HEAD_DIM_MAX 512
+#define GD_MODEL_HEAD_DIM_MAX 256 /* what the attention kernels hold */
 #define GD_MODEL_CONFIG_BYTES_MAX (1 * GD_MIB)
 
 /* Tokenizer */

@@ -180,12 +180,13 @@ static int load_table(struct loader *l, const struct gd_tensor_info *t, struct g
         return gd_err_set(l->err, GD_ENOMEM, "no memory for the %.2f GiB of tensor '%s'",
                           GIB(t->nbytes), t->name.ptr);
     int rc = read_tensor(l, t, rows);
-    if (rc == GD_OK)
-        rc = be->ops->table_load(be, (uint32_t)t->shape[0], (uint32_t)t->shape[1], t->dtype, rows,
-                                 out, l->err);
-    if (rc != GD_OK)
+    if (rc != GD_OK) {
         free(rows);
-    return rc;
+        return rc;
+    }
+    /* The back end owns rows from here on, also when it fails. */
+    return be->ops->table_load(be, (uint32_t)t->shape[0], (uint32_t)t->shape[1], t->dtype, rows,
+                               out, l->err);
 }
 
 static int load_layer(struct loader *l, uint32_t i)
