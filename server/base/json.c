@@ -391,19 +391,25 @@ static int flag_duplicates(struct parser *p, struct gd_json *obj)
 
 /* ---- the document ---- */
 
-/* A node for the value that starts at p->i, linked behind its elder sibling. Checks depth and
- * number of values. */
-static int new_node(struct parser *p, struct gd_str key, struct gd_json **out)
+/* A node for the value that starts at p->i, linked behind its elder sibling. NULL and *rc where
+ * depth, number of values or memory forbid it. */
+static struct gd_json *new_node(struct parser *p, struct gd_str key, int *rc)
 {
-    if (p->depth >= p->lim->depth_max)
-        return gd_err_set(p->err, GD_ELIMIT, "the JSON text is nested deeper than %u at byte %zu",
-                          p->lim->depth_max, p->i);
-    if (p->nodes >= p->lim->nodes_max)
-        return gd_err_set(p->err, GD_ELIMIT, "the JSON text has more than %u values at byte %zu",
-                          p->lim->nodes_max, p->i);
+    if (p->depth >= p->lim->depth_max) {
+        *rc = gd_err_set(p->err, GD_ELIMIT, "the JSON text is nested deeper than %u at byte %zu",
+                         p->lim->depth_max, p->i);
+        return NULL;
+    }
+    if (p->nodes >= p->lim->nodes_max) {
+        *rc = gd_err_set(p->err, GD_ELIMIT, "the JSON text has more than %u values at byte %zu",
+                         p->lim->nodes_max, p->i);
+        return NULL;
+    }
     struct gd_json *v = gd_arena_alloc(p->arena, sizeof *v);
-    if (!v)
-        return fail_memory(p);
+    if (!v) {
+        *rc = fail_memory(p);
+        return NULL;
+    }
     p->nodes++;
     v->key = key;
     if (p->depth > 0) {
@@ -415,8 +421,7 @@ static int new_node(struct parser *p, struct gd_str key, struct gd_json **out)
         f->last = v;
         f->node->n_children++;
     }
-    *out = v;
-    return GD_OK;
+    return v;
 }
 
 static int read_string(struct parser *p, struct gd_json *v)
@@ -442,9 +447,9 @@ static int read_value(struct parser *p, struct gd_str key, struct gd_json **root
         c == '"' || c == '-' || is_digit((char)c) || c == 't' || c == 'f' || c == 'n';
     if (!scalar_start && c != '{' && c != '[')
         return fail_at(p, p->i, "a value is expected");
-    struct gd_json *v = NULL;
-    int rc = new_node(p, key, &v);
-    if (rc)
+    int rc = GD_OK;
+    struct gd_json *v = new_node(p, key, &rc);
+    if (!v)
         return rc;
     if (p->depth == 0)
         *root = v;

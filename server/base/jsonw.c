@@ -132,7 +132,7 @@ void gd_jw_i64(struct gd_json_writer *w, int64_t v)
 
 /* Up to `exact` digits every decimal survives the way through the binary type, so the shortest text
  * is found there if it has that few digits. That does not hold for subnormals, which start at one
- * digit. */
+ * digit. (A few powers of two, nearer to their lower neighbour, get one digit too many.) */
 static void put_shortest(struct gd_json_writer *w, double v, bool is_float)
 {
     const int exact = is_float ? FLT_DIG : DBL_DIG;
