@@ -6,7 +6,8 @@ their vocabularies, a directory of .jsonl.gz files to take text from, and the pr
 tokenize_lines of the build directory.
 
   make_tokenizer.py golden
-      writes tests/golden/tokenizer/: four small tokenizer.json, strings.txt, and their ids.
+      writes tests/golden/tokenizer/: four small tokenizer.json, strings.txt, and their ids
+      ("off|on" where special tokens make a difference, "=" for the line of digits3.ids).
   make_tokenizer.py compare --tool build/tests/tokenize_lines --text DIR [--work DIR] [--only NAME]
       compares ids on every string, special tokens off and on; status 1 when one differs.
 """
@@ -40,12 +41,12 @@ SAMPLES = """Wait, it's 12345678 o'clock: they'RE 3rd, we'Ve 2½ ⅷ ٣٤٥ १�
 Ἀρχιμήδης καὶ ὁ κύκλος, Съешь же ещё этих мягких французских булок, да выпей чаю.
 天地玄黃，宇宙洪荒。日本語のテキスト、カタカナとひらがな。한국어 문장도 있습니다 각각.
 שלום עולם مرحبا بالعالم नमस्ते दुनिया สวัสดีชาวโลก ሰላም ለዓለም Բարեւ გამარჯობა
-	tabs	and  double   spaces\r\n\r\n   new\n\n\n lines \u00a0nbsp\u2003em\u3000wide\u2028ls\u0085nel
 👩‍👩‍👧‍👦 👍🏽 🇩🇪🇫🇷 ❤️‍🔥 ☃︎ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 ①②③ ™ ∑∫√ ←→ ═╬═ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟘𝟙𝟚
 e\u0301 \u0041\u030a q\u0323\u0307 q\u0307\u0323 \u1100\u1161\u11a8 \ufb03 \u212b \u2126 \u0344 \u0958
 if (x != NULL && y[0] == '\\n') { return -1; } // it's; don't; I'd; 'tis; '''; ''s 'S 'll'll
-https://example.org/a/b?c=d&e=%20f#g user@example.org 2026-11-21T08:42:38Z 192.168.0.1 $1,234.56
-""".split("\n")
+https://example.org/a/b?c=d&e=%20f#g user@example.org 2026-11-21T08:42:38Z 192.168.0.1 $1,234.56""".split("\n")
+SAMPLES.append("\ttabs\tand  double   spaces\r\n\r\n   new\n\n\n lines \u00a0nbsp\u2003em\u3000wide\u2028ls\u0085nel")
+PICTURES = next(s for s in SAMPLES if "👍" in s)
 
 
 def assigned():
@@ -128,12 +129,23 @@ def special_text(rng, names, n):
     return out
 
 
+def long_pieces(rng, n):
+    """Pieces that take the long way: letters or symbols without a break, and runs of marks."""
+    words = [w for line in SAMPLES for w in line.split(" ") if w.isalpha()]
+    out = ["".join(rng.choice(words) for _ in range(rng.randrange(10, 40))) for _ in range(n)]
+    out += ["".join(rng.choice("{}[]()<>=|&*-_\"',:;./😀") for _ in range(rng.randrange(50, 200)))
+            for _ in range(n)]
+    pool = [chr(c) for c in range(0x300, 0x1E000) if unicodedata.combining(chr(c))]
+    out += ["e" + "".join(rng.choice(pool) for _ in range(rng.randrange(33, 60))) for _ in range(n)]
+    return out
+
+
 def synthetic(rng, names, scale):
     """Bytes of every kind; scale 1 gives some 1,000 strings."""
     pool = assigned()
     words = [w for line in SAMPLES for w in line.split(" ")]
     spaces = list(" \t\n\r\u00a0\u2003\u3000\u0085\u2028\v\f") + ["\r\n", "a", "1", "."]
-    pictures = [c for c in SAMPLES[6]] + ["\u200d", "\ufe0f", "🏽", "🇩", " "]
+    pictures = list(PICTURES) + ["\u200d", "\ufe0f", "🏽", "🇩", " "]
     out = random_unicode(rng, pool, 300 * scale)
     out += runs(rng, spaces, 120 * scale, 20)
     out += runs(rng, list("0123456789٣१Ⅷ½") + [" ", "a", ".", ","], 80 * scale, 9)
@@ -256,7 +268,8 @@ def compact(tok, path, pair_merges):
     spec = json.loads(tok.to_str())
     if not pair_merges:
         spec["model"]["merges"] = [" ".join(m) for m in spec["model"]["merges"]]
-    path.write_text(json.dumps(spec, ensure_ascii=False, separators=(",", ":")) + "\n")
+    path.write_text(json.dumps(spec, ensure_ascii=False, separators=(",", ":")) + "\n",
+                    encoding="utf-8")
 
 
 def golden_tokenizers(directory):
@@ -264,19 +277,26 @@ def golden_tokenizers(directory):
     names = ["<|begin|>", "<|end|>", "<|end|>>"]
     kinds = {"digits3": (LLAMA3, False, True), "digits1_nfc": (QWEN2, True, False),
              "gpt2": (None, False, False), "cased_regex": (CASED, True, False)}
+    first = json.loads(train(pipeline(Tokenizer(BPE()), LLAMA3), texts, 1200, names).to_str())
+    vocab, merges = first["model"]["vocab"], [tuple(m) for m in first["model"]["merges"]]
     for name, (pattern, nfc, whole) in kinds.items():
-        tok = train(pipeline(Tokenizer(BPE(ignore_merges=whole)), pattern, nfc), texts, 1200, names)
+        tok = pipeline(Tokenizer(BPE(vocab, merges, ignore_merges=whole)), pattern, nfc)
+        tok.add_special_tokens(special(names))
         tok.add_special_tokens(special(["<|late|>"]))
         tok.add_tokens([AddedToken("<tool>", special=False, normalized=False),
                         AddedToken("<|end", special=False, normalized=False),
                         AddedToken("caf\u00e9", special=False, normalized=True),
                         AddedToken("ok ok", special=False, normalized=True)])
         compact(tok, directory / f"{name}.json", name != "gpt2")
-    return sorted(kinds)
+    return list(kinds)
 
 
 def escape(raw):
-    return "".join(chr(b) if 0x20 <= b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in raw)
+    """Readable where the bytes are text; \\xHH for control characters, other bytes and "\\"."""
+    text = raw.decode("utf-8", errors="surrogateescape")
+    return "".join(c if c.isprintable() and c != "\\" else
+                   "".join(f"\\x{b:02x}" for b in c.encode("utf-8", errors="surrogateescape"))
+                   for c in text)
 
 
 def encode_all(path, strings, on):
@@ -293,15 +313,21 @@ def golden():
     kinds = golden_tokenizers(directory)
     names = ["<|begin|>", "<|end|>", "<|end|>>", "<|late|>", "<tool>", "caf\u00e9", "cafe\u0301", "ok ok"]
     strings = [s.encode() for s in SAMPLES] + [b""]
-    strings += [s[:48] for s in synthetic(rng, names, 2)]
-    strings = [s for s in dict.fromkeys(strings)]
-    (directory / "strings.txt").write_text("\n".join(map(escape, strings)) + "\n")
+    strings += [s[:24] for s in synthetic(rng, names, 3)]  # often cut inside a character
+    strings += [s.encode() for s in long_pieces(rng, 12)]
+    strings = list(dict.fromkeys(strings))
+    (directory / "strings.txt").write_text("\n".join(map(escape, strings)) + "\n",
+                                           encoding="utf-8")
+    first = None
     for name in kinds:
         path = directory / f"{name}.json"
-        with open(directory / f"{name}.ids", "w", encoding="ascii") as f:
-            for off, on in zip(encode_all(path, strings, False), encode_all(path, strings, True)):
-                line = " ".join(map(str, off))
-                f.write(line + ("" if on == off else "|" + " ".join(map(str, on))) + "\n")
+        lines = []
+        for off, on in zip(encode_all(path, strings, False), encode_all(path, strings, True)):
+            line = " ".join(map(str, off))
+            lines.append(line + ("" if on == off else "|" + " ".join(map(str, on))))
+        shown = lines if first is None else ["=" if a == b else a for a, b in zip(lines, first)]
+        (directory / f"{name}.ids").write_text("\n".join(shown) + "\n", encoding="ascii")
+        first = first or lines
     print(f"{len(strings)} strings,", sum(p.stat().st_size for p in directory.iterdir()), "bytes")
 
 
@@ -334,7 +360,7 @@ def compare(args):
         rng = random.Random(len(name))
         added = [a["content"] for a in json.loads(path.read_text())["added_tokens"]][:24]
         strings = texts + synthetic(rng, added, args.scale)
-        strings += [s.encode() for s in code_points(rng, 4000)]
+        strings += [s.encode() for s in code_points(rng, 4000) + long_pieces(rng, 20 * args.scale)]
         for on in (False, True):
             mine = ours(args.tool, path, strings, on)
             bad = [(s, a, b) for s, a, b in zip(strings, mine, encode_all(path, strings, on)) if a != b]
