@@ -12,9 +12,87 @@
 #include "guardian/model.h"
 
 #include <math.h>
+#include <openssl/crypto.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* ---- memory that runs out ----
+ *
+ * Every allocation of the program passes here, so that one of them, or all from one on, can fail. A
+ * sanitizer brings its own allocator; there the sweep is not part of the list of tests. */
+
+#if !defined(__has_feature)
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define MEMORY_SWEEP 0
+#else
+#define MEMORY_SWEEP 1
+
+void *__libc_malloc(size_t n);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t n);
+void *__libc_memalign(size_t align, size_t n);
+void __libc_free(void *p);
+
+static struct {
+    bool on, stay; /* stay: all from the chosen one on fail */
+    int left;      /* allocations until one fails */
+    int failed;
+    long live; /* blocks taken and not given back while on */
+} memory;
+
+static bool memory_fails(void)
+{
+    if (!memory.on)
+        return false;
+    if (memory.left > 0) {
+        memory.left--;
+        return false;
+    }
+    if (!memory.stay && memory.failed > 0)
+        return false;
+    memory.failed++;
+    return true;
+}
+
+static void *counted(void *p)
+{
+    memory.live += memory.on && p != NULL;
+    return p;
+}
+
+void *malloc(size_t n)
+{
+    return memory_fails() ? NULL : counted(__libc_malloc(n));
+}
+
+void *calloc(size_t n, size_t size)
+{
+    return memory_fails() ? NULL : counted(__libc_calloc(n, size));
+}
+
+void *realloc(void *p, size_t n)
+{
+    if (memory_fails())
+        return NULL;
+    void *q = __libc_realloc(p, n);
+    return p == NULL ? counted(q) : q;
+}
+
+void *aligned_alloc(size_t align, size_t n)
+{
+    return memory_fails() ? NULL : counted(__libc_memalign(align, n));
+}
+
+void free(void *p)
+{
+    memory.live -= memory.on && p != NULL;
+    __libc_free(p);
+}
+#endif
 
 /* ---- a back end that records ---- */
 
@@ -52,8 +130,9 @@ static void *fake_alloc(struct gd_backend *be, size_t nbytes)
 {
     if (fails(be))
         return NULL;
-    ((struct fake *)be)->live++;
-    return calloc(1, nbytes);
+    void *p = calloc(1, nbytes);
+    ((struct fake *)be)->live += p != NULL;
+    return p;
 }
 
 static void fake_free(struct gd_backend *be, void *p)
@@ -83,9 +162,13 @@ static int fake_weight_load(struct gd_backend *be, uint32_t n, uint32_t k, enum 
         return gd_err_set(err, GD_ENOMEM, "the fake has no memory");
     size_t nbytes = (size_t)n * k * element_bytes(dtype);
     struct gd_weight *w = calloc(1, sizeof *w);
-    assert_non_null(w);
-    *w = (struct gd_weight){n, k, dtype, malloc(nbytes)};
-    assert_non_null(w->rows);
+    void *copy = malloc(nbytes);
+    if (w == NULL || copy == NULL) {
+        free(w);
+        free(copy);
+        return gd_err_set(err, GD_ENOMEM, "the fake has no memory");
+    }
+    *w = (struct gd_weight){n, k, dtype, copy};
     memcpy(w->rows, rows, nbytes);
     ((struct fake *)be)->live++;
     *out = w;
@@ -107,7 +190,10 @@ static int fake_table_load(struct gd_backend *be, uint32_t n, uint32_t k, enum g
         return gd_err_set(err, GD_ENOMEM, "the fake has no memory");
     }
     struct gd_table *t = calloc(1, sizeof *t);
-    assert_non_null(t);
+    if (t == NULL) {
+        free(rows);
+        return gd_err_set(err, GD_ENOMEM, "the fake has no memory");
+    }
     *t = (struct gd_table){n, k, dtype, rows};
     ((struct fake *)be)->live++;
     *out = t;
@@ -517,7 +603,7 @@ static void test_each_shape_wrong(void **state)
     for (size_t i = 0, n = n_list; i < n; i++) {
         fill_list(true, false);
         struct tensor *t = &list[i];
-        snprintf(says, sizeof says, "tensor '%s' has the shape", t->name);
+        snprintf(says, sizeof says, "tensor '%.95s' has the shape", t->name);
         t->rows++;
         write_model(true, false);
         refused(GD_EMODEL, says);
@@ -624,6 +710,61 @@ static void test_backend_fails_at_each_call(void **state)
     }
     assert_true(k > 30);
 }
+
+#if MEMORY_SWEEP
+/* Each allocation of a load fails once, then each and all after it: an error every time, or a load
+ * that did without. */
+static void test_memory_runs_out(void **state)
+{
+    struct gd_model *m = NULL;
+    struct gd_err err = {0};
+    const char *where = *state != NULL ? *state : dir;
+    for (int stay = 0; stay < 2; stay++) {
+        int k = 0, failed = 1;
+        for (; failed > 0; k++) {
+            struct fake f = fake_new();
+            assert_true(k < 2000);
+            err = (struct gd_err){0};
+            OPENSSL_thread_stop(); /* drops its list of errors, which is not ours to count */
+            memory.live = memory.failed = 0;
+            memory.left = k;
+            memory.stay = stay != 0;
+            memory.on = true;
+            int rc = gd_model_open(&m, where, &f.be, NULL, &err);
+            gd_model_close(m);
+            OPENSSL_thread_stop();
+            memory.on = false;
+            failed = memory.failed;
+            if (failed == 0)
+                assert_int_equal(rc, GD_OK);
+            else if (rc != GD_OK && (rc != GD_ENOMEM || err.code != rc || err.msg[0] == '\0'))
+                fail_msg("allocation %d: gave %d '%s'", k, rc, err.msg);
+            assert_int_equal(f.live, 0);
+            assert_int_equal(memory.live, 0);
+        }
+        assert_true(k > 50);
+    }
+}
+
+static void test_memory_runs_out_small(void **state)
+{
+    void *none = NULL;
+    (void)state;
+    fill_list(true, false);
+    write_model(true, false);
+    /* What libraries keep for later is taken now. */
+    struct fake f = fake_new();
+    close_all(&f, open_ok(&f));
+    test_memory_runs_out(&none);
+}
+
+static void test_memory_runs_out_sharded(void **state)
+{
+    void *where = (void *)(uintptr_t) "golden/models/llama_bf16_sharded";
+    (void)state;
+    test_memory_runs_out(&where);
+}
+#endif
 
 struct watch {
     uint64_t done[2], all[2];
@@ -828,6 +969,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_version, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_memory_available, make_dir, drop_dir),
         cmocka_unit_test(test_golden_recorded),
+#if MEMORY_SWEEP
+        cmocka_unit_test_setup_teardown(test_memory_runs_out_small, make_dir, drop_dir),
+        cmocka_unit_test(test_memory_runs_out_sharded),
+#endif
         cmocka_unit_test(test_golden_on_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

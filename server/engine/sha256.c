@@ -1,12 +1,17 @@
 /* sha256.c - digests of memory and of files, by OpenSSL's libcrypto.
  *
  * Files are read in blocks of 4 MiB through their open descriptor, so that the digest is of the
- * very file that the weights are read from, even when another one takes its name meanwhile. */
+ * very file that the weights are read from, even when another one takes its name meanwhile. Memory
+ * is hashed by the older interface, whose state is on the stack: requests are hashed too, and a
+ * digest must not depend on there being memory for a context. */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include "load.h"
 
 #include "guardian/safetensors.h"
 
+#include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/sha.h>
 #include <unistd.h>
 
 #define BLOCK_BYTES (4 * GD_MIB)
@@ -23,9 +28,10 @@ void gd_sha256_hex(const uint8_t digest[32], char hex[65])
 
 void gd_sha256(const void *data, size_t len, uint8_t out[32])
 {
-    /* Fails only when libcrypto has no SHA-256 or no memory for its context: no digest, no program.
-     */
-    GD_ASSERT(EVP_Digest(data, len, out, NULL, EVP_sha256(), NULL) == 1);
+    SHA256_CTX c;
+    SHA256_Init(&c);
+    SHA256_Update(&c, data, len);
+    SHA256_Final(out, &c);
 }
 
 static int hash_blocks(EVP_MD_CTX *md, int fd, const char *path, uint64_t nbytes, uint8_t *block,
@@ -68,6 +74,8 @@ int gd_file_sha256_fd(int fd, const char *path, uint64_t nbytes, char hex[65],
     }
     gd_sha256_hex(digest, hex);
 done:
+    if (rc != GD_OK)
+        ERR_clear_error(); /* the library's own list of this thread */
     EVP_MD_CTX_free(md);
     free(block);
     return rc;
