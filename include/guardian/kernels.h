@@ -1,0 +1,133 @@
+/* kernels.h - plain C operations behind the CPU back end: the specification of every operation of
+ * backend.h.
+ *
+ * All activations are fp32, row-major, host memory. An operation handles rows [begin, end) of its
+ * batch, so that the back end can split rows over threads. Each row's bits depend only on that
+ * row's own input (attention: on its sequence up to that row), never on begin, end, other rows or
+ * the thread: sums run in an order fixed by the shape alone. For kernels/ and its tests; the engine
+ * sees backend.h only. */
+#ifndef GUARDIAN_KERNELS_H
+#define GUARDIAN_KERNELS_H
+
+#include "guardian/backend.h"
+#include "guardian/pool.h"
+
+#include <string.h>
+
+/* Function versions for AVX-512, AVX2 and plain x86-64, chosen at load. Sanitizers' own start-up
+ * does not survive the resolvers that this needs, and clang spells it differently; there the plain
+ * version is compiled alone. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) &&                             \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define GDK_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define GDK_CLONES
+#endif
+
+/* exp(x) in single precision, error below 1.5 ulp; exactly 1 at 0, 0 below -104,
+ * inf above 89, NaN for NaN. No branch, no table, no library call: loops over it vectorise. Splits
+ * x into n ln2 + r, |r| <= ln2 / 2. */
+static inline float gdk_expf(float x)
+{
+    x = x < -104.0f ? -104.0f : x; /* false for NaN, which goes through */
+    x = x > 89.0f ? 89.0f : x;
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    float shifted = x * 1.44269504f + magic;
+    float n = shifted - magic;
+    float r = x - n * 0.693359375f; /* ln2 in two parts; the first product is exact */
+    r = r - n * -2.12194440e-4f;
+    float p = 1.3926184e-3f; /* (exp(r) - 1 - r) / r^2, Chebyshev interpolation */
+    p = p * r + 8.36317893e-3f;
+    p = p * r + 4.16665561e-2f;
+    p = p * r + 1.66665763e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    /* 2^n as two factors: each is a normal number though 2^n may be subnormal or overflow. */
+    uint32_t bits, magic_bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    memcpy(&magic_bits, &magic, sizeof magic_bits);
+    uint32_t biased = bits - magic_bits + 254;
+    uint32_t half = biased >> 1;
+    uint32_t s0 = half << 23;
+    uint32_t s1 = (biased - half) << 23;
+    float f0, f1;
+    memcpy(&f0, &s0, sizeof f0);
+    memcpy(&f1, &s1, sizeof f1);
+    return p * f0 * f1;
+}
+
+/* Bytes of one element; 0 for GD_DTYPE_OTHER. */
+size_t gdk_dtype_bytes(enum gd_dtype dtype);
+/* dst[n] = src[n] as fp32, exact. */
+void gdk_to_f32_cpu(size_t n, enum gd_dtype dtype, const void *src, float *dst);
+
+/* Rows of the embedding: out[begin..end, k] of rows[vocab, k] at tokens[begin..end]. */
+void gdk_embed_cpu(uint32_t begin, uint32_t end, uint32_t k, enum gd_dtype dtype, const void *rows,
+                   const int32_t *tokens, float *out);
+
+/* x += delta (may be NULL); out = x / sqrt(mean(x^2) + eps) * weight. x, delta, out: [.., dim]. */
+void gdk_add_rmsnorm_cpu(uint32_t begin, uint32_t end, uint32_t dim, float *x, const float *delta,
+                         const float *weight, float eps, float *out);
+
+/* Rows begin..end of table[n_positions, head_dim]: cosines of position * inv_freq, then sines. The
+ * angle is rounded to fp32 as the published models were trained. */
+void gdk_rope_table_cpu(uint32_t begin, uint32_t end, const struct gd_rope *rope, float *table);
+
+/* Token rows: see gd_backend_ops.rope_kv. table holds all positions of the batch. */
+void gdk_rope_kv_cpu(uint32_t begin, uint32_t end, const struct gd_attn_shape *s,
+                     const int32_t *positions, const float *table, float *qkv, float *k_cache,
+                     float *v_cache);
+
+/* Attention is split into items: one key/value head and up to GDK_ATTN_ROWS tokens of one sequence.
+ */
+#define GDK_ATTN_ROWS 64u
+#define GDK_ATTN_KEYS 64u
+#define GDK_HEAD_DIM_MAX 256u
+struct gdk_attention_scratch { /* of one thread, 64-byte aligned */
+    float q[GDK_ATTN_ROWS * GDK_HEAD_DIM_MAX];
+    float k[GDK_HEAD_DIM_MAX * GDK_ATTN_KEYS]; /* a tile of keys, transposed */
+    float v[GDK_ATTN_KEYS * GDK_HEAD_DIM_MAX];
+    float acc[GDK_ATTN_ROWS * GDK_HEAD_DIM_MAX];
+    float p[GDK_ATTN_ROWS * GDK_ATTN_KEYS]; /* scores, then weights */
+    float max[GDK_ATTN_ROWS];
+    float sum[GDK_ATTN_ROWS];
+};
+uint32_t gdk_attention_items(const struct gd_batch *b, const struct gd_attn_shape *s);
+void gdk_attention_cpu(uint32_t item, const struct gd_batch *b, const struct gd_attn_shape *s,
+                       const float *qkv, const float *k_cache, const float *v_cache, float *out,
+                       struct gdk_attention_scratch *scratch);
+
+/* out = silu(gate) * up */
+void gdk_swiglu_cpu(uint32_t begin, uint32_t end, uint32_t ffn, const float *gate_up, float *out);
+
+void gdk_gather_rows_cpu(uint32_t begin, uint32_t end, uint32_t dim, const uint32_t *index,
+                         const float *src, float *dst);
+/* logits[n_ids] = dot products of hidden[dim] with rows[vocab, dim] at ids. */
+void gdk_choice_logits_cpu(uint32_t dim, const float *hidden, enum gd_dtype dtype, const void *rows,
+                           uint32_t n_ids, const int32_t *ids, float *logits);
+
+/* out[begin..end, n] = a[.., k] * w[n, k]^T + bias: what gdk_gemm_run computes, for tests. */
+void gdk_gemm_cpu(uint32_t begin, uint32_t end, uint32_t n, uint32_t k, const float *a,
+                  const float *w, const float *bias, float *out);
+
+/* gemm.c: matrix products by oneDNN. One instance, one calling thread; see the head of the file. */
+#define GDK_GEMM_TILE 64u /* rows of a tile */
+struct gdk_gemm;
+bool gdk_gemm_amx_usable(void); /* asks the kernel for the permission; call before threads start */
+const char *gdk_gemm_isa(void);
+int gdk_gemm_open(struct gdk_gemm **out, struct gd_pool *pool, bool bf16, struct gd_err *err);
+void gdk_gemm_close(struct gdk_gemm *g);
+int gdk_gemm_weight_load(struct gdk_gemm *g, uint32_t n, uint32_t k, enum gd_dtype dtype,
+                         const void *rows, struct gd_weight **out, struct gd_err *err);
+void gdk_gemm_weight_free(struct gd_weight *w);
+size_t gdk_gemm_weight_bytes(const struct gd_weight *w); /* held by one weight */
+size_t gdk_gemm_plan_bytes(const struct gdk_gemm *g, uint32_t n, uint32_t k); /* upper bound */
+int gdk_gemm_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
+                 const float *bias, float *out);
+int gdk_gemm_selftest(struct gdk_gemm *g, struct gd_err *err);
+
+/* gd_backend_cpu_open with the type of the packed weights chosen by the caller. */
+int gdk_backend_cpu_open(struct gd_backend **out, uint32_t n_threads, bool bf16,
+                         struct gd_err *err);
+
+#endif

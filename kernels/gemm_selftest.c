@@ -1,0 +1,135 @@
+/* gemm_selftest.c - does a row keep its bits wherever it stands in a tile and whoever its
+ * neighbours are?
+ *
+ * That is a property of oneDNN's code for this CPU and not something it promises, so it is tested
+ * at start with the very primitives that the loaded weights use, on pseudo-random numbers: each row
+ * alone at position 0, at another position among other rows, and at its own place among its own
+ * neighbours. */
+#include "gemm_parts.h"
+
+struct selftest {
+    struct gdk_gemm *g;
+    const struct gd_weight *w;
+    uint32_t width; /* columns that are computed, of w->n */
+    float *rows;    /* [TILE, k] */
+    float *others;  /* [TILE, k] */
+    float *want;    /* [1, n] */
+    float *got;     /* [TILE, n] */
+};
+
+/* Pseudo-random values in -1..1; equal seeds give equal values. */
+static void fill(float *dst, size_t n, uint32_t seed)
+{
+    uint32_t x = seed * 2654435761u + 1;
+    for (size_t i = 0; i < n; i++) {
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        dst[i] = ((float)(x >> 8) - 8388608.0f) * 0x1p-23f;
+    }
+}
+
+static int same_row(const struct selftest *t, uint32_t n_rows, const float *a, uint32_t row)
+{
+    int rc = gdk_gemm_run(t->g, n_rows, a, t->w, NULL, t->got);
+    if (rc != GD_OK) {
+        return rc;
+    }
+    const float *got = t->got + (size_t)row * t->w->n;
+    return memcmp(got, t->want, t->width * sizeof *got) == 0 ? GD_OK : GD_EBACKEND;
+}
+
+static int check_row(const struct selftest *t, uint32_t row, uint32_t other)
+{
+    const float *src = t->rows + (size_t)row * t->w->k;
+    int rc = gdk_gemm_run(t->g, 1, src, t->w, NULL, t->want);
+    if (rc != GD_OK) {
+        return rc;
+    }
+    fill(t->others, (size_t)TILE * t->w->k, 77 + other);
+    memcpy(t->others + (size_t)other * t->w->k, src, t->w->k * sizeof *src);
+    rc = same_row(t, TILE, t->others, other);
+    rc = rc != GD_OK ? rc : same_row(t, other + 1, t->others, other);
+    return rc != GD_OK ? rc : same_row(t, TILE, t->rows, row);
+}
+
+static int check_rows(const struct selftest *t, const struct gemm_shape *s, struct gd_err *err)
+{
+    static const uint32_t pairs[][2] = {{0, 63}, {1, 0}, {17, 30}, {40, 5}, {63, 46}};
+    fill(t->rows, (size_t)TILE * s->k, 5);
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        int rc = check_row(t, pairs[i][0], pairs[i][1]);
+        if (rc != GD_OK) {
+            return gd_err_set(err, rc,
+                              "the %s product [%u, %u] x [%u, %u] does not give row %u the same "
+                              "bits alone and at position %u: scores would not be reproducible",
+                              t->g->bf16 ? "bf16" : "f32", TILE, s->k, s->k, s->width, pairs[i][0],
+                              pairs[i][1]);
+        }
+    }
+    return GD_OK;
+}
+
+static int check_shape(struct gdk_gemm *g, struct gemm_shape *s, struct gd_err *err)
+{
+    struct gemm_panel panel = {.shape = s};
+    struct gd_weight w = {
+        .n = s->ld, .k = s->k, .n_panels = 1, .width = s->width, .panels = &panel};
+    struct selftest t = {.g = g, .w = &w, .width = s->width};
+    float *weights = gemm_alloc((size_t)s->width * s->k * sizeof *weights);
+    t.rows = gemm_alloc((size_t)TILE * s->k * sizeof *t.rows);
+    t.others = gemm_alloc((size_t)TILE * s->k * sizeof *t.others);
+    t.want = gemm_alloc((size_t)s->ld * sizeof *t.want);
+    t.got = gemm_alloc((size_t)TILE * s->ld * sizeof *t.got);
+    int rc = GD_ENOMEM;
+    if (weights == NULL || t.rows == NULL || t.others == NULL || t.want == NULL || t.got == NULL) {
+        gd_err_set(err, rc, "no memory to test the matrix products");
+        goto done;
+    }
+    fill(weights, (size_t)s->width * s->k, 3);
+    rc = gemm_panel_pack(g, &panel, weights, err);
+    rc = rc != GD_OK ? rc : check_rows(&t, s, err);
+done:
+    gemm_panel_free(&panel);
+    free(weights);
+    free(t.rows);
+    free(t.others);
+    free(t.want);
+    free(t.got);
+    return rc;
+}
+
+/* A shape for a machine on which no model is loaded. */
+static int check_common(struct gdk_gemm *g, uint32_t n, uint32_t k, struct gd_err *err)
+{
+    float *rows = gemm_alloc((size_t)n * k * sizeof *rows);
+    if (rows == NULL) {
+        return gd_err_set(err, GD_ENOMEM, "no memory to test the matrix products");
+    }
+    fill(rows, (size_t)n * k, 1);
+    struct gd_weight *w = NULL;
+    int rc = gdk_gemm_weight_load(g, n, k, GD_DTYPE_F32, rows, &w, err);
+    gdk_gemm_weight_free(w);
+    free(rows);
+    return rc;
+}
+
+int gdk_gemm_selftest(struct gdk_gemm *g, struct gd_err *err)
+{
+    if (g->shapes == NULL) {
+        static const uint32_t common[][2] = {{64, 64}, {192, 256}, {512, 384}, {100, 1000}};
+        for (size_t i = 0; i < sizeof common / sizeof common[0]; i++) {
+            int rc = check_common(g, common[i][0], common[i][1], err);
+            if (rc != GD_OK) {
+                return rc;
+            }
+        }
+    }
+    for (struct gemm_shape *s = g->shapes; s != NULL; s = s->next) {
+        int rc = check_shape(g, s, err);
+        if (rc != GD_OK) {
+            return rc;
+        }
+    }
+    return GD_OK;
+}

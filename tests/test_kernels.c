@@ -1,0 +1,352 @@
+/* test_kernels.c - every operation of the CPU back end against the same mathematics in double, over
+ * shapes that do not fit its tiles; and the promise of backend.h that a row's bits depend on
+ * nothing but that row.
+ *
+ * Error bounds are those of the arithmetic: a sum of k products in fp32 is allowed a few sqrt(k)
+ * rounding errors of the sum of the magnitudes, far less than any mistake in indexing would make.
+ */
+#include "test_kernels.h"
+
+/* ---- scalar parts ---- */
+
+static void test_exp(void **state)
+{
+    (void)state;
+    double worst = 0.0;
+    for (uint32_t i = 0; i < 4000000; i++) {
+        float x = -104.0f + 193.0f * (float)i / 4000000.0f;
+        double want = exp((double)x);
+        float got = gdk_expf(x);
+        if (want > (double)FLT_MAX) {
+            assert_true(isinf(got));
+            continue;
+        }
+        double ulp = want > (double)FLT_MIN ? ldexp(1.0, ilogb(want) - 23) : ldexp(1.0, -149);
+        double error = fabs((double)got - want) / ulp;
+        worst = error > worst ? error : worst;
+    }
+    print_message("exp: worst error %.3f ulp\n", worst);
+    assert_true(worst < 1.5);
+    assert_true(gdk_expf(0.0f) == 1.0f);
+    assert_true(gdk_expf(-0.0f) == 1.0f);
+    assert_true(gdk_expf(-INFINITY) == 0.0f);
+    assert_true(gdk_expf(-105.0f) == 0.0f);
+    assert_true(isinf(gdk_expf(INFINITY)));
+    assert_true(isinf(gdk_expf(1e30f)));
+    assert_true(isnan(gdk_expf(NAN)));
+}
+
+static void test_widening(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 65536; i++) {
+        uint16_t h = (uint16_t)i;
+        float got;
+        gdk_to_f32_cpu(1, GD_DTYPE_F16, &h, &got);
+        int e = (h >> 10) & 31;
+        int m = h & 1023;
+        double want = e == 0 ? ldexp(m, -24) : ldexp(1024 + m, e - 25);
+        want = e == 31 ? (m != 0 ? (double)NAN : (double)INFINITY) : want;
+        want = (h & 0x8000) != 0 ? -want : want;
+        if (isnan(want)) {
+            assert_true(isnan(got));
+        } else {
+            assert_true((double)got == want && !signbit(got) == !signbit(want));
+        }
+        gdk_to_f32_cpu(1, GD_DTYPE_BF16, &h, &got);
+        uint32_t bits;
+        memcpy(&bits, &got, sizeof bits);
+        assert_int_equal(bits, i << 16);
+    }
+}
+
+/* ---- row operations: values against double, and all ways to cut the rows ---- */
+
+static const uint32_t ROW_COUNTS[] = {1, 2, 15, 16, 17, 63, 64, 65, 128, 129, 200};
+#define N_ROW_COUNTS (sizeof ROW_COUNTS / sizeof ROW_COUNTS[0])
+#define MAX_ROWS 200u
+
+static void test_embed(void **state)
+{
+    (void)state;
+    const uint32_t vocab = 50, k = 37;
+    uint16_t *rows16 = malloc(vocab * k * sizeof *rows16);
+    assert_non_null(rows16);
+    for (uint32_t i = 0; i < vocab * k; i++) {
+        rows16[i] = (uint16_t)(i * 7 + 3);
+    }
+    struct gd_backend *be = open_backend(2, false);
+    struct gd_table *t = NULL;
+    size_t before = be->weight_bytes_held;
+    assert_int_equal(be->ops->table_load(be, vocab, k, GD_DTYPE_BF16, rows16, &t, NULL), GD_OK);
+    assert_int_equal(be->weight_bytes_held - before, vocab * k * 2);
+    int32_t tokens[MAX_ROWS];
+    for (uint32_t i = 0; i < MAX_ROWS; i++) {
+        tokens[i] = (int32_t)(i * 13 % vocab);
+    }
+    float *out = random_floats(MAX_ROWS * k);
+    struct gd_batch b = {.n_tokens = MAX_ROWS, .n_seqs = 1, .tokens = tokens};
+    assert_int_equal(be->ops->embed(be, &b, t, out), GD_OK);
+    for (uint32_t i = 0; i < MAX_ROWS * k; i++) {
+        uint32_t bits;
+        memcpy(&bits, &out[i], sizeof bits);
+        assert_int_equal(bits >> 16, rows16[(uint32_t)tokens[i / k] * k + i % k]);
+    }
+    be->ops->table_free(be, t);
+    assert_int_equal(be->weight_bytes_held, before);
+    be->ops->close(be);
+    free(out);
+}
+
+static void test_add_rmsnorm(void **state)
+{
+    (void)state;
+    static const uint32_t dims[] = {1, 15, 16, 33, 64, 100, 384, 1023};
+    struct gd_backend *be = open_backend(2, false);
+    for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {
+        uint32_t dim = dims[d];
+        size_t n = (size_t)MAX_ROWS * dim;
+        float *x = random_floats(n), *delta = random_floats(n), *weight = random_floats(dim);
+        float *x2 = copy_of(x, n * sizeof *x), *out = random_floats(n);
+        assert_int_equal(be->ops->add_rmsnorm(be, MAX_ROWS, dim, x2, delta, weight, 1e-5f, out),
+                         GD_OK);
+        for (uint32_t r = 0; r < MAX_ROWS; r++) {
+            double square = 0.0;
+            for (size_t i = (size_t)r * dim; i < (size_t)(r + 1) * dim; i++) {
+                assert_true(x2[i] == x[i] + delta[i]);
+                square += (double)x2[i] * (double)x2[i];
+            }
+            double scale = 1.0 / sqrt(square / dim + (double)1e-5f);
+            for (uint32_t i = 0; i < dim; i++) {
+                double want = (double)x2[(size_t)r * dim + i] * scale * (double)weight[i];
+                assert_true(fabs((double)out[(size_t)r * dim + i] - want) <=
+                            1e-6 * fabs(want) + 1e-12);
+            }
+        }
+        for (size_t c = 0; c < N_ROW_COUNTS; c++) { /* the last rows alone; no delta this time */
+            size_t off = (size_t)(MAX_ROWS - ROW_COUNTS[c]) * dim, m = (size_t)ROW_COUNTS[c] * dim;
+            float *got = random_floats(m);
+            assert_int_equal(
+                be->ops->add_rmsnorm(be, ROW_COUNTS[c], dim, x2 + off, NULL, weight, 1e-5f, got),
+                GD_OK);
+            assert_memory_equal(got, out + off, m * sizeof *got);
+            free(got);
+        }
+        free(x), free(delta), free(weight), free(x2), free(out);
+    }
+    be->ops->close(be);
+}
+
+static void test_swiglu(void **state)
+{
+    (void)state;
+    static const uint32_t widths[] = {1, 17, 64, 100, 1024};
+    struct gd_backend *be = open_backend(2, false);
+    for (size_t d = 0; d < sizeof widths / sizeof widths[0]; d++) {
+        uint32_t ffn = widths[d];
+        float *in = random_floats((size_t)MAX_ROWS * 2 * ffn);
+        float *out = random_floats((size_t)MAX_ROWS * ffn);
+        in[0] = -120.0f; /* exp overflows: silu is -0 */
+        in[2 * ffn] = 120.0f;
+        assert_int_equal(be->ops->swiglu(be, MAX_ROWS, ffn, in, out), GD_OK);
+        for (uint32_t r = 0; r < MAX_ROWS; r++) {
+            for (uint32_t i = 0; i < ffn; i++) {
+                double g = (double)in[(size_t)r * 2 * ffn + i];
+                double want = g / (1.0 + exp(-g)) * (double)in[(size_t)r * 2 * ffn + ffn + i];
+                assert_true(fabs((double)out[(size_t)r * ffn + i] - want) <=
+                            5e-7 * fabs(want) + 1e-30);
+            }
+        }
+        for (size_t c = 0; c < N_ROW_COUNTS; c++) {
+            size_t off = (size_t)(MAX_ROWS - ROW_COUNTS[c]) * ffn, m = (size_t)ROW_COUNTS[c] * ffn;
+            float *got = random_floats(m);
+            assert_int_equal(be->ops->swiglu(be, ROW_COUNTS[c], ffn, in + 2 * off, got), GD_OK);
+            assert_memory_equal(got, out + off, m * sizeof *got);
+            free(got);
+        }
+        in[3 % (2 * ffn)] = NAN;
+        assert_int_equal(be->ops->swiglu(be, 1, ffn, in, out), GD_OK);
+        assert_true(isnan(out[3 % ffn]));
+        free(in), free(out);
+    }
+    be->ops->close(be);
+}
+
+static void test_choice_and_gather(void **state)
+{
+    (void)state;
+    static const uint32_t dims[] = {1, 16, 31, 64, 384, 1001};
+    struct gd_backend *be = open_backend(1, false);
+    for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {
+        uint32_t dim = dims[d], vocab = 40;
+        float *rows = random_floats((size_t)vocab * dim), *x = random_floats((size_t)5 * dim);
+        float *hidden = random_floats((size_t)2 * dim);
+        static const uint32_t index[] = {4, 1};
+        assert_int_equal(be->ops->gather_rows(be, 2, dim, index, x, hidden), GD_OK);
+        assert_memory_equal(hidden, x + (size_t)4 * dim, dim * sizeof *x);
+        assert_memory_equal(hidden + dim, x + dim, dim * sizeof *x);
+        struct gd_table *t = NULL;
+        float *kept = copy_of(rows, (size_t)vocab * dim * sizeof *rows);
+        assert_int_equal(be->ops->table_load(be, vocab, dim, GD_DTYPE_F32, rows, &t, NULL), GD_OK);
+        static const int32_t ids[] = {39, 0, 17};
+        float logits[3];
+        assert_int_equal(be->ops->choice_logits(be, dim, hidden, t, 3, ids, logits), GD_OK);
+        for (int i = 0; i < 3; i++) {
+            double want = 0.0, size = 0.0;
+            for (uint32_t j = 0; j < dim; j++) {
+                double term = (double)hidden[j] * (double)kept[(uint32_t)ids[i] * dim + j];
+                want += term;
+                size += fabs(term);
+            }
+            assert_true(fabs((double)logits[i] - want) <= 4e-7 * size);
+        }
+        be->ops->table_free(be, t);
+        free(kept), free(x), free(hidden);
+    }
+    be->ops->close(be);
+}
+
+/* ---- gemm ---- */
+
+static void check_gemm(struct gd_backend *be, struct gd_backend *other, uint32_t n, uint32_t k,
+                       double unit)
+{
+    float *w = random_floats((size_t)n * k), *bias = random_floats(n);
+    float *a = random_floats((size_t)MAX_ROWS * k), *out = random_floats((size_t)MAX_ROWS * n);
+    struct gd_weight *packed = NULL, *packed2 = NULL;
+    struct gd_err err = {0};
+    size_t held = be->weight_bytes_held;
+    if (be->ops->weight_load(be, n, k, GD_DTYPE_F32, w, &packed, &err) != GD_OK) {
+        fail_msg("%s", err.msg);
+    }
+    assert_true(be->weight_bytes_held - held <= be->ops->weight_bytes(be, n, k));
+    assert_int_equal(other->ops->weight_load(other, n, k, GD_DTYPE_F32, w, &packed2, &err), GD_OK);
+    assert_int_equal(be->ops->gemm(be, MAX_ROWS, a, packed, bias, out), GD_OK);
+    for (uint32_t r = 0; r < MAX_ROWS; r++) {
+        for (uint32_t c = 0; c < n; c++) {
+            double want = (double)bias[c], size = fabs(want);
+            for (uint32_t i = 0; i < k; i++) {
+                double term = (double)a[(size_t)r * k + i] * (double)w[(size_t)c * k + i];
+                want += term;
+                size += fabs(term);
+            }
+            double error = fabs((double)out[(size_t)r * n + c] - want);
+            if (error > unit * size) {
+                fail_msg("gemm %u x %u row %u column %u: %g instead of %g", n, k, r, c,
+                         (double)out[(size_t)r * n + c], want);
+            }
+        }
+    }
+    float *got = random_floats((size_t)MAX_ROWS * n);
+    for (size_t c = 0; c < N_ROW_COUNTS; c++) { /* alone, in a part, by other threads */
+        uint32_t rows = ROW_COUNTS[c], first = MAX_ROWS - rows;
+        assert_int_equal(be->ops->gemm(be, rows, a + (size_t)first * k, packed, bias, got), GD_OK);
+        assert_memory_equal(got, out + (size_t)first * n, (size_t)rows * n * sizeof *got);
+        memset(got, 0xff, (size_t)rows * n * sizeof *got);
+        assert_int_equal(other->ops->gemm(other, rows, a, packed2, bias, got), GD_OK);
+        assert_memory_equal(got, out, (size_t)rows * n * sizeof *got);
+    }
+    for (uint32_t i = 0; i < k; i++) { /* a broken neighbour changes nobody else */
+        a[i] = NAN;
+    }
+    assert_int_equal(be->ops->gemm(be, MAX_ROWS, a, packed, bias, got), GD_OK);
+    assert_true(isnan(got[0]));
+    assert_memory_equal(got + n, out + n, (size_t)(MAX_ROWS - 1) * n * sizeof *got);
+    be->ops->weight_free(be, packed);
+    other->ops->weight_free(other, packed2);
+    assert_int_equal(be->weight_bytes_held, held);
+    free(w), free(bias), free(a), free(out), free(got);
+}
+
+static const uint32_t GEMM_SHAPES[][2] = {{1, 1},     {16, 64},   {64, 16},   {100, 100}, {192, 64},
+                                          {384, 384}, {257, 130}, {640, 256}, {96, 1000}};
+
+static void test_gemm_f32(void **state)
+{
+    (void)state;
+    struct gd_backend *one = open_backend(1, false), *two = open_backend(2, false);
+    for (size_t i = 0; i < sizeof GEMM_SHAPES / sizeof GEMM_SHAPES[0]; i++) {
+        check_gemm(one, two, GEMM_SHAPES[i][0], GEMM_SHAPES[i][1], 1e-6);
+    }
+    struct gd_err err = {0};
+    if (gd_backend_selftest(two, &err) != GD_OK) {
+        fail_msg("%s", err.msg);
+    }
+    one->ops->close(one);
+    two->ops->close(two);
+}
+
+static void test_gemm_bf16(void **state)
+{
+    (void)state;
+    struct gd_backend *one = open_backend(1, true), *two = open_backend(2, true);
+    struct gd_weight *w = NULL;
+    struct gd_err err = {0};
+    static const float rows[64 * 64];
+    if (one->ops->weight_load(one, 64, 64, GD_DTYPE_F32, rows, &w, &err) != GD_OK) {
+        print_message("SKIP bf16 products: %s\n", err.msg);
+        one->ops->close(one);
+        two->ops->close(two);
+        skip();
+    }
+    one->ops->weight_free(one, w);
+    print_message("bf16 products on %s\n", one->isa);
+    for (size_t i = 0; i < sizeof GEMM_SHAPES / sizeof GEMM_SHAPES[0]; i++) {
+        check_gemm(one, two, GEMM_SHAPES[i][0], GEMM_SHAPES[i][1], 8.1e-3);
+    }
+    if (gd_backend_selftest(two, &err) != GD_OK) {
+        fail_msg("%s", err.msg);
+    }
+    one->ops->close(one);
+    two->ops->close(two);
+}
+
+/* Stored types give the same products as their values widened. */
+static void test_gemm_dtypes(void **state)
+{
+    (void)state;
+    const uint32_t n = 70, k = 48;
+    struct gd_backend *be = open_backend(1, false);
+    uint16_t *w16 = malloc((size_t)n * k * sizeof *w16);
+    float *w = random_floats((size_t)n * k), *a = random_floats(k);
+    assert_non_null(w16);
+    for (uint32_t i = 0; i < n * k; i++) {
+        w16[i] = (uint16_t)(0x3800u + i % 700); /* 0.5 to 0.84 in f16, small in bf16 */
+    }
+    float want[70], got[70];
+    static const enum gd_dtype types[] = {GD_DTYPE_BF16, GD_DTYPE_F16};
+    for (int t = 0; t < 2; t++) {
+        struct gd_weight *p = NULL, *p16 = NULL;
+        gdk_to_f32_cpu((size_t)n * k, types[t], w16, w);
+        assert_int_equal(be->ops->weight_load(be, n, k, GD_DTYPE_F32, w, &p, NULL), GD_OK);
+        assert_int_equal(be->ops->weight_load(be, n, k, types[t], w16, &p16, NULL), GD_OK);
+        assert_int_equal(be->ops->gemm(be, 1, a, p, NULL, want), GD_OK);
+        assert_int_equal(be->ops->gemm(be, 1, a, p16, NULL, got), GD_OK);
+        assert_memory_equal(want, got, sizeof want);
+        float plain[70];
+        gdk_gemm_cpu(0, 1, n, k, a, w, NULL, plain);
+        for (uint32_t i = 0; i < n; i++) {
+            assert_true(fabsf(plain[i] - got[i]) < 1e-4f);
+        }
+        be->ops->weight_free(be, p);
+        be->ops->weight_free(be, p16);
+    }
+    struct gd_weight *none = NULL;
+    struct gd_err err = {0};
+    assert_int_equal(be->ops->weight_load(be, 0, 4, GD_DTYPE_F32, w, &none, &err), GD_EUSAGE);
+    assert_int_equal(be->ops->weight_load(be, 4, 4, GD_DTYPE_OTHER, w, &none, &err), GD_EUSAGE);
+    be->ops->close(be);
+    free(w16), free(w), free(a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exp),         cmocka_unit_test(test_widening),
+        cmocka_unit_test(test_embed),       cmocka_unit_test(test_add_rmsnorm),
+        cmocka_unit_test(test_swiglu),      cmocka_unit_test(test_choice_and_gather),
+        cmocka_unit_test(test_gemm_f32),    cmocka_unit_test(test_gemm_bf16),
+        cmocka_unit_test(test_gemm_dtypes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
