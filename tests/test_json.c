@@ -262,6 +262,33 @@ static void test_strings(void **state)
     gd_arena_free(&p.arena);
 }
 
+/* Every escape of four digits, and every pair at the corners of the ranges. */
+static void test_every_escape(void **state)
+{
+    (void)state;
+    char text[32];
+    char want[8];
+    for (uint32_t cp = 0; cp < 0x10000; cp++) {
+        (void)snprintf(text, sizeof text, cp % 2 ? "\"\\u%04x\"" : "\"\\u%04X\"", (unsigned)cp);
+        struct parsed p = parse_z(text);
+        const bool lone = cp >= 0xD800 && cp <= 0xDFFF;
+        assert_str(p.root->str, want, gd_utf8_encode(cp, want));
+        assert_int_equal(p.root->flags, lone ? GD_JSON_F_SURROGATE : 0);
+        gd_arena_free(&p.arena);
+    }
+    static const uint32_t corners[] = {0x10000,  0x103FF,  0x10400, 0xFFFFF,
+                                       0x100000, 0x10FC00, 0x10FFFF};
+    for (size_t i = 0; i < sizeof corners / sizeof corners[0]; i++) {
+        const unsigned hi = 0xD800 + ((corners[i] - 0x10000) >> 10);
+        const unsigned lo = 0xDC00 + ((corners[i] - 0x10000) & 0x3FF);
+        (void)snprintf(text, sizeof text, "\"\\u%04x\\u%04x\"", hi, lo);
+        struct parsed p = parse_z(text);
+        assert_str(p.root->str, want, gd_utf8_encode(corners[i], want));
+        assert_int_equal(p.root->flags, 0);
+        gd_arena_free(&p.arena);
+    }
+}
+
 /* Every place of a special byte relative to the eight-byte steps of the scan. */
 static void test_string_offsets(void **state)
 {
@@ -517,6 +544,7 @@ static void test_want(void **state)
     assert_string_equal(err.msg, "field 'z' must be a string, is null");
     assert_int_equal(gd_json_want_f64(o, "", "f", 0, 1, &f, &err), 0);
     assert_true(f == 0.5);
+    assert_int_equal(gd_json_want_f64(o, "", "f", 0.5, 0.5, &f, &err), 0);
     assert_int_equal(gd_json_want_f64(o, "", "none", 0, 1, &f, &err), 0);
     assert_int_equal(gd_json_want_f64(o, "", "n", 0, 1, &f, &err), GD_EFIELD);
     assert_string_equal(err.msg, "field 'n' must be a number from 0 to 1, is 7");
@@ -649,7 +677,7 @@ static void test_request_arena_is_enough(void **state)
     struct gd_arena a;
     const struct gd_json *root = NULL;
     struct gd_err err = {0};
-    gd_arena_init(&a, GD_REQUEST_ARENA_BYTES / 2);
+    gd_arena_init(&a, GD_REQUEST_ARENA_BYTES * 2 / 3);
     assert_int_equal(
         gd_json_parse(&a, (struct gd_str){text, w}, &GD_JSON_REQUEST_LIMITS, &root, &err), 0);
     assert_int_equal(root->n_children, GD_REQUEST_NODES_MAX - 1);
@@ -772,6 +800,7 @@ int main(void)
         cmocka_unit_test(test_public_suite),
         cmocka_unit_test(test_extra_files),
         cmocka_unit_test(test_strings),
+        cmocka_unit_test(test_every_escape),
         cmocka_unit_test(test_string_offsets),
         cmocka_unit_test(test_control_bytes),
         cmocka_unit_test(test_tree),

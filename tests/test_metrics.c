@@ -135,7 +135,7 @@ static void test_refusals(void **state)
     struct gd_metric_desc d = simple("ok_total", GD_METRIC_COUNTER);
     must_register(&d);
     assert_int_equal(gd_metric_register(&d, &err), GD_EUSAGE);
-    static const char *const names[] = {"", "1a", "a-b", "a b", "a:b", "\xC3\xA9"};
+    static const char *const names[] = {"", "0a", "9a", "a-b", "a b", "a:b", "\xC3\xA9"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         d = simple(names[i], GD_METRIC_COUNTER);
         assert_int_equal(gd_metric_register(&d, &err), GD_EUSAGE);
@@ -155,6 +155,12 @@ static void test_refusals(void **state)
     d = simple("many", GD_METRIC_COUNTER);
     d.labels[0] = (struct gd_metric_label){"a", codes, 0};
     d.n_labels = 1;
+    assert_int_equal(gd_metric_register(&d, &err), GD_EUSAGE);
+    d.labels[0] = (struct gd_metric_label){"a", codes, 3};
+    d.labels[1] = (struct gd_metric_label){"bad name", codes, 3};
+    d.n_labels = 2;
+    assert_int_equal(gd_metric_register(&d, &err), GD_EUSAGE);
+    d.n_labels = GD_METRIC_LABELS_MAX + 1;
     assert_int_equal(gd_metric_register(&d, &err), GD_EUSAGE);
     d.labels[0] = d.labels[1] = d.labels[2] = (struct gd_metric_label){"a", codes, UINT32_MAX};
     d.n_labels = 3;

@@ -94,6 +94,26 @@ static void test_cut_between_characters(void **state)
     }
 }
 
+/* Texts one byte around what fits, each ending in a character of two bytes. */
+static void test_lengths_around_the_limit(void **state)
+{
+    (void)state;
+    for (size_t n = GD_ERR_MSG_MAX - 4; n <= GD_ERR_MSG_MAX + 4; n++) {
+        char text[GD_ERR_MSG_MAX + 8];
+        struct gd_err err = {0};
+        memset(text, 'x', n - 2);
+        memcpy(text + n - 2, "\xC3\xA9", 3);
+        const size_t room = GD_ERR_MSG_MAX - 1;
+        const size_t want = n <= room ? n : n - 2 <= room && n - 1 >= room ? n - 2 : room;
+        gd_err_set(&err, GD_EIO, "%s", text);
+        assert_int_equal(strlen(err.msg), want);
+        assert_memory_equal(err.msg, text, want);
+        gd_err_set(&err, GD_EIO, "%s", text + 3);
+        gd_err_prefix(&err, "x"); /* "x: " makes up for the three bytes */
+        assert_int_equal(strlen(err.msg), want);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -101,6 +121,7 @@ int main(void)
         cmocka_unit_test(test_every_row),
         cmocka_unit_test(test_set_and_prefix),
         cmocka_unit_test(test_cut_between_characters),
+        cmocka_unit_test(test_lengths_around_the_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,11 +2,32 @@
  *
  * Blocks come from calloc, so that fresh memory is zero without a second pass. They grow from 4 KiB
  * to 1 MiB, are clipped to what the budget still allows, and a request larger than a block gets a
- * block of its own behind the current one, so that the rest of the current block stays in use. */
+ * block of its own behind the current one, so that the rest of the current block stays in use.
+ * Under AddressSanitizer all that was not handed out is poisoned, with a gap behind every piece, so
+ * that overruns inside an arena are found. */
 #include "guardian/arena.h"
 #include "guardian/status.h"
 
 #include <string.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define WITH_ASAN
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define WITH_ASAN
+#endif
+
+#ifdef WITH_ASAN
+#include <sanitizer/asan_interface.h>
+#define POISON(p, n) ASAN_POISON_MEMORY_REGION(p, n)
+#define UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)
+#define GAP_BYTES ((size_t)16)
+#else
+#define POISON(p, n) ((void)(p), (void)(n))
+#define UNPOISON(p, n) ((void)(p), (void)(n))
+#define GAP_BYTES ((size_t)0)
+#endif
 
 #define BLOCK_BYTES_MIN ((size_t)4096)
 #define BLOCK_BYTES_MAX ((size_t)1024 * 1024)
@@ -58,6 +79,7 @@ static struct gd_arena_block *new_block(struct gd_arena *a, size_t size)
         return NULL;
     b->cap = want - header;
     a->used += want;
+    POISON(b->data, b->cap);
     return b;
 }
 
@@ -65,7 +87,7 @@ void *gd_arena_alloc(struct gd_arena *a, size_t size)
 {
     const size_t align = _Alignof(max_align_t);
     size_t rounded;
-    if (!gd_add(size ? size : 1, align - 1, &rounded))
+    if (!gd_add(size ? size : 1, align - 1 + GAP_BYTES, &rounded))
         return NULL;
     rounded &= ~(align - 1);
     struct gd_arena_block *b = a->head;
@@ -84,6 +106,7 @@ void *gd_arena_alloc(struct gd_arena *a, size_t size)
     }
     void *p = (char *)b->data + b->used;
     b->used += rounded;
+    UNPOISON(p, size);
     return p;
 }
 

@@ -234,6 +234,7 @@ static int take_string(struct parser *p, const struct scan *sc, struct gd_str *o
         i += read_escape(p->s + i, sc->end - i, &cp, &lone);
         w += gd_utf8_encode(cp, data + w);
     }
+    GD_ASSERT(w == sc->decoded_len);
     *out = (struct gd_str){data, w};
     return GD_OK;
 }
