@@ -509,6 +509,13 @@ static void test_f64(void **state)
     }
     double got = 0;
     assert_false(gd_json_f64(NULL, &got));
+    for (int n = 1; n < 300; n++) { /* of every length, with and without malloc */
+        char text[320];
+        (void)snprintf(text, sizeof text, "0.%0*d5", n, 1);
+        struct parsed q = parse_z(text);
+        assert_true(gd_json_f64(q.root, &got) && got == strtod(text, NULL));
+        gd_arena_free(&q.arena);
+    }
     static char many[5000]; /* longer than what is converted without malloc */
     memset(many, '0', sizeof many);
     many[1] = '.';
@@ -553,6 +560,15 @@ static void test_want(void **state)
     assert_int_equal(gd_json_want_f64(o, "", "a", 0, 1, &f, &err), GD_EFIELD);
     assert_string_equal(err.msg, "field 'a' must be a number from 0 to 1, is an array");
     assert_true(f == 0.5);
+    struct parsed q =
+        parse_z("{\"n\":11111111112222222222333333333344,\"m\":111111111122222222223333333333445}");
+    assert_int_equal(gd_json_want_i64(q.root, "", "n", 0, 1, &n, &err), GD_EFIELD);
+    assert_string_equal(err.msg, "field 'n' must be an integer from 0 to 1, is "
+                                 "11111111112222222222333333333344");
+    assert_int_equal(gd_json_want_i64(q.root, "", "m", 0, 1, &n, &err), GD_EFIELD);
+    assert_string_equal(err.msg, "field 'm' must be an integer from 0 to 1, is "
+                                 "11111111112222222222333333333344...");
+    gd_arena_free(&q.arena);
     assert_int_equal(gd_json_want_i64(o, "", "n", 0, 7, &n, &err), 0);
     assert_int_equal(n, 7);
     assert_int_equal(gd_json_want_i64(o, "", "n", 0, 6, &n, &err), GD_EFIELD);

@@ -72,8 +72,9 @@ static void assert_valid_utf8(const char *z)
 static void test_cut_between_characters(void **state)
 {
     (void)state;
-    static const char *const chars[] = {"a", "\xC3\xA9", "\xE6\xBC\xA2", "\xF0\x9F\x98\x80"};
-    for (size_t k = 0; k < 4; k++) {
+    static const char *const chars[] = {"a", "\xC3\xA9", "\xE0\xA4\x85", "\xE6\xBC\xA2",
+                                        "\xF0\x9F\x98\x80"};
+    for (size_t k = 0; k < 5; k++) {
         const size_t width = strlen(chars[k]);
         for (int before = 0; before < 4; before++) {
             char text[1024] = "...";
