@@ -20,6 +20,8 @@ void gd_guard_close(struct gd_guard *g);
 
 struct gd_engine *gd_guard_engine(struct gd_guard *g);
 const struct gd_policy *gd_guard_policy(const struct gd_guard *g);
+const char *gd_guard_model_name(const struct gd_guard *g);    /* last part of the model directory's path */
+const char *gd_guard_model_version(const struct gd_guard *g); /* "sha256:..." */
 
 struct gd_judgement {
     char id[40]; /* "gv-" + 32 hex digits, random */
@@ -31,6 +33,7 @@ struct gd_judgement {
     bool truncated;
     double queue_ms, tokenize_ms, prefill_ms, total_ms; /* tokenize: parse, render and encode */
     int64_t created; /* seconds since 1970 */
+    struct gd_str session; /* as the request gave it, in its text or arena; ptr NULL: none */
 };
 
 /* Judges one request object: messages | frames | mci, with optional tools, policy (must be the loaded one's name),
@@ -42,6 +45,8 @@ int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json 
 /* The verdict object of the API (README, "API"). */
 void gd_judgement_write(const struct gd_guard *g, const struct gd_judgement *j,
                         struct gd_json_writer *w);
+/* Its member "context" alone. */
+void gd_judgement_write_context(const struct gd_judgement *j, struct gd_json_writer *w);
 
 /* The prompt of a request, as `guardian render` prints it: {"text","tokens","choices":[...],"context":{...}}. */
 int gd_guard_render(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,

@@ -4,13 +4,26 @@
  * default for that model. Fields (unknown ones are refused by name):
  *   name (string), version (integer >= 1)
  *   template, or template_file (path relative to the policy file): text with exactly one {body} (a file: the first
- *     {body} counts); remove: strings deleted from the template's text
+ *     {body} counts), as a string or an array of lines, which are joined by line breaks; remove: strings deleted from
+ *     the template's text before {body} is looked for
  *   chat: "llama3" | "chatml" | "none"; system: text of the system turn (llama3, chatml); bos: text of the special
  *     token put first, or true for "<|begin_of_text|>" (chat "none" only; default: nothing)
- *   answer_prefix: text after which every choice is exactly one token (loading fails otherwise)
+ *   answer_prefix: text after which every choice is exactly one token (loading fails otherwise); default: ""
  *   choices: [{text, label}], label by our key, the published name or the data set name; one must be appropriate, none twice
- *   rendering: "dialogue" | "mci"; render: {item_bytes, tool_bytes, catalog_bytes, similar_tools}
- *   thresholds: {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is `review`
+ *   rendering: "dialogue" (default) | "mci"; render: {item_bytes, tool_bytes, catalog_bytes, similar_tools}, each with
+ *     the default of the built-in policy
+ *   thresholds: {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is `review`; default 0.5, 0.8
+ *
+ * What a chat format puts around (M: a special token's id; everything else is text, encoded with specials off; each
+ * run of text between two M is encoded as one string):
+ *   llama3  M<|begin_of_text|> [M<|start_header_id|> system M<|end_header_id|> \n\n SYSTEM M<|eot_id|>]
+ *           M<|start_header_id|> user M<|end_header_id|> \n\n BEFORE BODY AFTER M<|eot_id|>
+ *           M<|start_header_id|> assistant M<|end_header_id|> \n\n ANSWER_PREFIX
+ *           (SYSTEM and the template are trimmed of white space at their ends, as that format's own template does)
+ *   chatml  [M<|im_start|> system\n SYSTEM M<|im_end|> \n] M<|im_start|> user\n BEFORE BODY AFTER M<|im_end|> \n
+ *           M<|im_start|> assistant\n ANSWER_PREFIX
+ *   none    [M<bos>] BEFORE BODY AFTER ANSWER_PREFIX
+ * The system turn is there when `system` is given.
  * Immutable after load; any thread. */
 #ifndef GUARDIAN_POLICY_H
 #define GUARDIAN_POLICY_H
@@ -22,6 +35,8 @@
 
 enum gd_chat { GD_CHAT_NONE, GD_CHAT_LLAMA3, GD_CHAT_CHATML };
 enum gd_rendering { GD_RENDER_DIALOGUE, GD_RENDER_MCI };
+
+#define GD_POLICY_SIMILAR_TOOLS_MAX 64
 
 struct gd_render_budget {
     uint32_t item_bytes, tool_bytes, catalog_bytes, similar_tools;
@@ -38,14 +53,16 @@ struct gd_policy {
     struct gd_str name;
     int64_t version;
     enum gd_chat chat;
-    struct gd_str system, bos, before_body, after_body, answer_prefix;
+    struct gd_str system, bos, answer_prefix; /* as in the file */
+    struct gd_str before_body, after_body; /* the text around the body, with what the chat format adds to its run */
+    struct gd_str prefix_text, suffix_text; /* prefix_ids and suffix_ids as text, for display */
     struct gd_choice choices[GD_POLICY_CHOICES_MAX];
     uint32_t n_choices;
     enum gd_rendering rendering;
     struct gd_render_budget budget;
     double flag_threshold, block_threshold;
-    struct gd_ids prefix_ids; /* ids before the text that holds the body (chat markers, BOS) */
-    struct gd_ids suffix_ids; /* ids after it, up to the text of the answer prefix */
+    struct gd_ids prefix_ids; /* ids before the text that holds the body (chat markers, system turn, BOS) */
+    struct gd_ids suffix_ids; /* ids after it, the answer prefix included; chat "none": empty, it ends after_body */
     struct gd_arena arena;
 };
 

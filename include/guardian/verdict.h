@@ -2,8 +2,10 @@
  *
  *   p = softmax over the unmasked choices' logits;  risk = 1 - p(appropriate)
  *   flagged = risk >= flag threshold;  choice = the most probable letter;  label = the most probable risk when flagged
- *   action = block when risk >= block threshold, review when flagged, else allow; a truncated context or a payload
- *   that parsers may read differently is at least review. */
+ *   action = block when risk >= block threshold, review when flagged, else allow; at least review are: a truncated
+ *   context; a payload that parsers may read differently (duplicate keys, invalid UTF-8; a lone surrogate alone is
+ *   not: clients that cut text at UTF-16 units send them every day); a policy all of whose risks are masked.
+ * Masked: labels that need a response in the request phase, labels that need the user's intent without user text. */
 #ifndef GUARDIAN_VERDICT_H
 #define GUARDIAN_VERDICT_H
 

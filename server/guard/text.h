@@ -1,0 +1,28 @@
+/* text.h - the rules S, E, J and V of guardian/prompt.h. Internal to server/guard. Any thread. */
+#ifndef GUARDIAN_GUARD_TEXT_H
+#define GUARDIAN_GUARD_TEXT_H
+
+#include "guardian/json.h"
+
+/* text without ASCII white space at both ends. */
+struct gd_str gd_text_trim(struct gd_str text);
+
+/* Appends S(text). */
+void gd_text_sanitise(struct gd_buf *b, struct gd_str text);
+
+/* Appends J(value). value may be NULL: nothing. */
+void gd_text_json(struct gd_buf *b, const struct gd_json *value);
+
+/* Appends J of a string value. */
+void gd_text_json_str(struct gd_buf *b, struct gd_str s);
+
+/* Appends E(s, limit); true when it was shortened. */
+bool gd_text_elide(struct gd_buf *b, struct gd_str s, size_t limit);
+
+/* Bytes of s to show in a message, at most 48, never cut inside a character; for "%.*s". */
+int gd_text_shown(struct gd_str s);
+
+/* Same value: members in the same order, numbers by their text, strings decoded. */
+bool gd_text_json_equal(const struct gd_json *x, const struct gd_json *y);
+
+#endif

@@ -1,0 +1,127 @@
+/* verdict.c - logits become an action. See guardian/verdict.h.
+ *
+ * The result starts as all zero, which is GD_ACTION_ERROR, and is written whole at the end: no path
+ * leaves a half-made verdict. Allow is the one outcome that must be earned: finite scores, at least
+ * one risk that could be judged, a risk below the threshold, and a context that was seen whole and
+ * reads one way only. */
+#include "guardian/verdict.h"
+
+#include <math.h>
+#include <string.h>
+
+const char *gd_action_name(enum gd_action a)
+{
+    switch (a) {
+    case GD_ACTION_BLOCK:
+        return "block";
+    case GD_ACTION_REVIEW:
+        return "review";
+    case GD_ACTION_ALLOW:
+        return "allow";
+    case GD_ACTION_ERROR:
+        break;
+    }
+    return "error";
+}
+
+static bool is_masked(const struct gd_trajectory *traj, enum gd_label l)
+{
+    const struct gd_label_info *info = gd_label_info(l);
+    return (info->needs_response && traj->phase == GD_PHASE_REQUEST) ||
+           (info->needs_intent && !traj->has_user);
+}
+
+/* Softmax over the unmasked choices into v->scores. */
+static int score(const struct gd_policy *p, const float *logits, struct gd_verdict *v)
+{
+    double p_of[GD_POLICY_CHOICES_MAX] = {0};
+    double max = -INFINITY;
+    double sum = 0;
+    for (uint32_t i = 0; i < p->n_choices; i++) {
+        if (!isfinite(logits[i]))
+            return GD_ENUMERIC;
+        if (!v->masked[p->choices[i].label] && (double)logits[i] > max)
+            max = (double)logits[i];
+    }
+    for (uint32_t i = 0; i < p->n_choices; i++) {
+        if (!v->masked[p->choices[i].label])
+            p_of[i] = exp((double)logits[i] - max);
+        sum += p_of[i];
+    }
+    if (!isfinite(sum) || sum <= 0)
+        return GD_ENUMERIC;
+    for (uint32_t i = 0; i < p->n_choices; i++)
+        v->scores[p->choices[i].label] = p_of[i] / sum;
+    return GD_OK;
+}
+
+/* The most probable unmasked choice, of risks only or of all; NULL when there is none. Equal: the
+ * first. */
+static const struct gd_choice *most_probable(const struct gd_policy *p, const struct gd_verdict *v,
+                                             bool risks_only)
+{
+    const struct gd_choice *best = NULL;
+    for (uint32_t i = 0; i < p->n_choices; i++) {
+        const struct gd_choice *c = &p->choices[i];
+        if (v->masked[c->label] || (risks_only && c->label == GD_LABEL_APPROPRIATE))
+            continue;
+        if (!best || v->scores[c->label] > v->scores[best->label])
+            best = c;
+    }
+    return best;
+}
+
+struct doubts {
+    bool truncated; /* events were left out */
+    bool ambiguous; /* parsers may read a payload differently */
+    bool unjudged;  /* every risk of the policy is masked */
+};
+
+static void write_reason(const struct gd_trajectory *traj, struct doubts d, struct gd_verdict *v)
+{
+    const struct gd_label_info *info = gd_label_info(v->label);
+    char step[32] = "";
+    if (traj->step >= 0)
+        (void)snprintf(step, sizeof step, "step %d, ", (int)traj->step);
+    const int n = snprintf(v->reason, sizeof v->reason, "%s: %s (%srisk %.2f)", info->name,
+                           info->meaning, step, v->risk);
+    const size_t at = n < 0 ? 0 : (size_t)n < sizeof v->reason ? (size_t)n : sizeof v->reason - 1;
+    (void)snprintf(v->reason + at, sizeof v->reason - at, "%s%s%s",
+                   d.truncated ? "; events were left out, the context is full" : "",
+                   d.ambiguous ? "; a payload has duplicate keys or invalid text" : "",
+                   d.unjudged ? "; no risk of the policy can be judged here" : "");
+}
+
+int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj, bool truncated,
+                    const float *logits, struct gd_verdict *out)
+{
+    struct gd_verdict v;
+    memset(&v, 0, sizeof v);
+    memset(out, 0, sizeof *out);
+    for (int l = 0; l < GD_LABEL_COUNT; l++)
+        v.masked[l] = is_masked(traj, (enum gd_label)l);
+    const int rc = score(p, logits, &v);
+    if (rc != GD_OK)
+        return rc;
+    const struct gd_choice *risk = most_probable(p, &v, true);
+    const struct doubts d = {.truncated = truncated,
+                             .ambiguous =
+                                 (traj->flags & (GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8)) != 0,
+                             .unjudged = risk == NULL};
+    v.risk = 1 - v.scores[GD_LABEL_APPROPRIATE];
+    if (!isfinite(v.risk))
+        return GD_ENUMERIC;
+    v.threshold = p->flag_threshold;
+    v.flagged = v.risk >= p->flag_threshold && risk;
+    v.choice = most_probable(p, &v, false)->letter;
+    v.label = v.flagged ? risk->label : GD_LABEL_APPROPRIATE;
+    write_reason(traj, d, &v);
+    if (v.flagged)
+        v.action = v.risk >= p->block_threshold ? GD_ACTION_BLOCK : GD_ACTION_REVIEW;
+    else if (d.truncated || d.ambiguous || d.unjudged)
+        v.action = GD_ACTION_REVIEW;
+    else if (v.risk < p->flag_threshold)
+        v.action = GD_ACTION_ALLOW;
+    *out = v;
+    return GD_OK;
+}
