@@ -82,7 +82,7 @@ void gdk_rope_kv_cpu(uint32_t begin, uint32_t end, const struct gd_attn_shape *s
  */
 #define GDK_ATTN_ROWS 64u
 #define GDK_ATTN_KEYS 64u
-#define GDK_HEAD_DIM_MAX 256u
+#define GDK_HEAD_DIM_MAX ((uint32_t)GD_MODEL_HEAD_DIM_MAX)
 struct gdk_attention_scratch { /* of one thread, 64-byte aligned */
     float q[GDK_ATTN_ROWS * GDK_HEAD_DIM_MAX];
     float k[GDK_HEAD_DIM_MAX * GDK_ATTN_KEYS]; /* a tile of keys, transposed */
