@@ -69,6 +69,9 @@ static const struct vector VECTORS[] = {
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2,0],\"data_offsets\":[0,0]}}", 0, GD_OK, NULL},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[4,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, GD_OK, NULL},
     {"{\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 2, GD_OK, NULL},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, GD_OK, NULL},
+    {"{\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}", 4, GD_OK, NULL},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,2,1,1,1,1],\"data_offsets\":[0,2]}}", 2, GD_OK, NULL},
     /* not such JSON */
     {" {}", 0, GD_EMODEL, "begin with"},
     {"[]", 0, GD_EMODEL, "begin with"},
@@ -90,6 +93,9 @@ static const struct vector VECTORS[] = {
     {"{\"a\":{}}", 0, GD_EMODEL, "exactly"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, GD_EMODEL, "exactly"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"x\":0}}", 1, GD_EMODEL, "exactly"},
+    {"{\"a\":{\"Dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, GD_EMODEL, "exactly"},
+    {"{\"a\":{\"dtype\":\"U8\",\"Shape\":[1],\"data_offsets\":[0,1]}}", 1, GD_EMODEL, "exactly"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"offsets\":[0,1]}}", 1, GD_EMODEL, "exactly"},
     {"{\"a\":{\"dtype\":\"F33\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, GD_EMODEL, "'F33'"},
     {"{\"a\":{\"dtype\":\"f32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, GD_EMODEL, "'f32'"},
     {"{\"a\":{\"dtype\":8,\"shape\":[1],\"data_offsets\":[0,1]}}", 1, GD_EMODEL, "'dtype'"},
@@ -157,6 +163,7 @@ static void test_header_length(void **state)
     assert_int_equal(parse(bytes, 9, 9, &err), GD_EMODEL);
     bytes[0] = 2;
     assert_int_equal(parse(bytes, 9, 9, &err), GD_EMODEL); /* one byte too few */
+    assert_non_null(strstr(err.msg, "only 1 follow"));
     memset(bytes, 0xff, 8);
     assert_int_equal(parse(bytes, 16, 16, &err), GD_ELIMIT);
     bytes[7] = 0x7f;
@@ -455,8 +462,19 @@ static void test_not_a_regular_file(void **state)
     rmdir(in_dir("model.safetensors"));
 }
 
+static void count_progress(void *ctx, uint64_t done, uint64_t all)
+{
+    uint64_t *seen = ctx;
+    assert_true(done > seen[0] && done <= all);
+    seen[0] = done;
+    seen[1] = all;
+}
+
 static void test_shards(void **state)
 {
+    const struct gd_file_digest *d = NULL;
+    uint64_t seen[2] = {0, 0};
+    size_t n = 0;
     struct gd_safetensors *s = NULL;
     struct gd_err err;
     char byte = 0;
@@ -472,6 +490,11 @@ static void test_shards(void **state)
     assert_int_equal(byte, '1');
     assert_int_equal(gd_safetensors_read(s, gd_safetensors_find(s, "c"), &byte, &err), GD_OK);
     assert_int_equal(byte, '0');
+    assert_int_equal(gd_safetensors_digest(s, &d, &n, count_progress, seen, &err), GD_OK);
+    assert_int_equal(n, 2);
+    assert_true(gd_str_eqz(d[0].path, "x.safetensors") && gd_str_eqz(d[1].path, "y.safetensors"));
+    assert_int_equal(seen[1], d[0].nbytes + d[1].nbytes);
+    assert_int_equal(seen[0], seen[1]);
     gd_safetensors_close(s);
 }
 
@@ -527,14 +550,6 @@ static void test_same_tensor_in_two_shards(void **state)
              "{\"weight_map\":{\"a\":\"x.safetensors\",\"b\":\"x.safetensors\","
              "\"c\":\"y.safetensors\"}}");
     refused(GD_EMODEL, "tensor 'b' is in shard 'y.safetensors', the index says 'x.safetensors'");
-}
-
-static void count_progress(void *ctx, uint64_t done, uint64_t all)
-{
-    uint64_t *seen = ctx;
-    assert_true(done > seen[0] && done <= all);
-    seen[0] = done;
-    seen[1] = all;
 }
 
 static void test_digests(void **state)
