@@ -8,6 +8,9 @@
 #include "guardian/kernels.h"
 
 #define CHUNK 16u /* rows of an item */
+/* Four tiles of rows for each thread keep all of them busy; products are as fast as they get from
+ * there on. */
+#define STEP_TOKENS_PER_THREAD 256u
 
 struct gd_table {
     uint32_t n, k;
@@ -367,11 +370,15 @@ int gdk_backend_cpu_open(struct gd_backend **out, uint32_t n_threads, bool bf16,
     if (cpu == NULL) {
         return gd_err_set(err, GD_ENOMEM, "no memory for the CPU back end");
     }
+    if (n_threads == 0) {
+        n_threads = gd_pool_cpus_usable();
+    }
     cpu->base = (struct gd_backend){.ops = &CPU_OPS,
                                     .device = "cpu",
                                     .isa = gdk_gemm_isa(),
                                     .gemm_dtype = bf16 ? "bf16" : "f32",
-                                    .n_threads = n_threads};
+                                    .n_threads = n_threads,
+                                    .step_tokens = STEP_TOKENS_PER_THREAD * n_threads};
     int rc = gd_pool_open(&cpu->pool, n_threads, err);
     rc = rc != GD_OK ? rc : gdk_gemm_open(&cpu->gemm, cpu->pool, bf16, err);
     if (rc == GD_OK) {

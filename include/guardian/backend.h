@@ -92,10 +92,11 @@ struct gd_backend {
     const char *isa;        /* "avx512_core_amx", "avx512_core", "avx2", ... */
     const char *gemm_dtype; /* "bf16" with AMX, else "f32" */
     uint32_t n_threads;
+    uint32_t step_tokens; /* a step over more tokens is no more efficient: packing more requests only delays them */
     size_t weight_bytes_held;
 };
 
-/* CPU back end with n_threads workers of its own (the calling thread is one of them). */
+/* CPU back end with n_threads threads, the calling one among them; 0: as many as the process may use. */
 int gd_backend_cpu_open(struct gd_backend **out, uint32_t n_threads, struct gd_err *err);
 
 /* Checks on this machine that the tile kernel gives each row the same bits wherever it stands and whoever its

@@ -1,8 +1,8 @@
 /* engine.h - token ids in, choice logits out: the model, its tokenizer and one worker thread that owns the back end.
  *
- * Any thread submits with gd_engine_score and waits there; the worker packs what waits (within GD_BATCH_TOKENS_MAX and
- * GD_BATCH_SEQS_MAX, first come first served) into one forward pass. The queue is bounded: a full queue refuses at once.
- * The engine knows token ids and choice ids, not labels. */
+ * Any thread submits with gd_engine_score and waits there; the worker packs what waits (within the back end's
+ * step_tokens and GD_BATCH_SEQS_MAX, first come first served) into one forward pass. The queue is bounded: a full queue
+ * refuses at once. The engine knows token ids and choice ids, not labels. */
 #ifndef GUARDIAN_ENGINE_H
 #define GUARDIAN_ENGINE_H
 
@@ -21,6 +21,8 @@ struct gd_engine_options {
 int gd_engine_open(struct gd_engine **out, const struct gd_engine_options *opt, struct gd_err *err);
 void gd_engine_close(struct gd_engine *e); /* fails what waits with GD_EDRAINING, then joins the worker */
 
+/* Tokens of the longest prompt: the model's context, at most GD_BATCH_TOKENS_MAX. */
+uint32_t gd_engine_context_max(const struct gd_engine *e);
 const struct gd_tokenizer *gd_engine_tokenizer(const struct gd_engine *e);
 const struct gd_model *gd_engine_model(const struct gd_engine *e);
 const struct gd_backend *gd_engine_backend(const struct gd_engine *e);
@@ -41,8 +43,9 @@ struct gd_score {
     double queue_ms, prefill_ms;
 };
 
-/* Waits for the verdict's logits. GD_EBUSY queue full, GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT prompt longer than the
- * context, GD_EBACKEND, GD_ENUMERIC. On failure *out is untouched. */
+/* Waits for the verdict's logits, until the deadline at most. GD_EBUSY queue full, GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT
+ * prompt longer than the context, GD_EUSAGE ids outside the vocabulary or no tokens, GD_EBACKEND, GD_ENOMEM,
+ * GD_ENUMERIC. On failure *out is untouched. */
 int gd_engine_score(struct gd_engine *e, const struct gd_score_request *req, struct gd_score *out,
                     struct gd_err *err);
 
