@@ -75,7 +75,7 @@ tests() {
     # libFuzzer and the sanitizer runtimes of clang live in a package named after its version.
     need_packages "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
     say "checking the tree"
-    /usr/bin/python3 tests/tidy/tidy.py
+    tests/tidy
     build release -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_WERROR=OFF
     say "unit tests"
     ctest --test-dir build/release --output-on-failure

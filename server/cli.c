@@ -2,6 +2,7 @@
 #include "guardian/cli.h"
 #include "guardian/log.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 #include <unistd.h>
@@ -68,8 +69,7 @@ static void print_flags(const struct gd_cli_command *cmd, FILE *to)
 void gd_cli_print_help(const struct gd_cli_command *cmd)
 {
     printf("usage: guardian %s [FLAGS]%s%s\n\n%s\n\nflags:\n", cmd->name,
-           cmd->argument != NULL ? " " : "", cmd->argument != NULL ? cmd->argument : "",
-           cmd->help);
+           cmd->argument != NULL ? " " : "", cmd->argument != NULL ? cmd->argument : "", cmd->help);
     print_flags(cmd, stdout);
     printf("\nexit codes: 0; 1 run-time error; 2 wrong usage; 3 the model could not be loaded\n");
 }
@@ -137,8 +137,8 @@ static int read_environment(const struct gd_cli_command *cmd, struct gd_cli *out
         const char *value = FLAGS[i].env != NULL ? getenv(FLAGS[i].env) : NULL;
         if (value != NULL && value[0] != '\0' && takes(cmd, &FLAGS[i]) &&
             !store(&FLAGS[i], value, out)) {
-            return usage_error(cmd, "this environment variable has no usable value: ",
-                               FLAGS[i].env);
+            return usage_error(cmd,
+                               "this environment variable has no usable value: ", FLAGS[i].env);
         }
     }
     return 0;
@@ -232,6 +232,10 @@ int gd_cli_open_guard(const struct gd_cli *c, struct gd_guard **out, struct gd_e
                    .model = {.progress = show_progress, .ctx = &last}},
         .policy_path = c->policy,
     };
+    if (c->policy != NULL && access(c->policy, R_OK) != 0) {
+        gd_err_set(err, GD_EUSAGE, "policy file %s: %s", c->policy, strerror(errno));
+        return GD_EXIT_USAGE;
+    }
     int rc = gd_guard_open(out, &opt, err);
     if (rc == 0) {
         return 0;

@@ -1,7 +1,7 @@
 /* cli_serve.c - the life of the server: listen, load, serve, drain, stop.
  *
- * The main thread waits for signals; they are blocked in all others. The model loads on a thread of its own, so that
- * health checks are answered and SIGTERM works meanwhile. */
+ * The main thread waits for signals; they are blocked in all others. The model loads on a thread of
+ * its own, so that health checks are answered and SIGTERM works meanwhile. */
 #include "guardian/cli.h"
 #include "guardian/http.h"
 #include "guardian/log.h"
@@ -45,12 +45,14 @@ static void log_ready(const struct gd_guard *g)
     gd_log(GD_LOG_INFO, "ready", GD_LOG_Z("model_version", m->version),
            GD_LOG_F64("load_ms", m->load_ms), GD_LOG_Z("device", be->device),
            GD_LOG_Z("isa", be->isa), GD_LOG_Z("gemm_dtype", be->gemm_dtype),
-           GD_LOG_I64("threads", be->n_threads), GD_LOG_I64("planned_bytes", (int64_t)m->bytes_needed),
+           GD_LOG_I64("threads", be->n_threads),
+           GD_LOG_I64("planned_bytes", (int64_t)m->bytes_needed),
            GD_LOG_I64("resident_bytes", (int64_t)gd_engine_resident_bytes()),
            GD_LOG_STR("policy", gd_guard_policy(g)->name));
 }
 
-/* Refuses new work and waits for what was admitted. False when a second signal or the timeout ended the wait. */
+/* Refuses new work and waits for what was admitted. False when a second signal or the timeout ended
+ * the wait. */
 static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
 {
     int64_t until = gd_now_ns() + (int64_t)timeout_s * 1000000000;

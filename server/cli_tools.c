@@ -1,8 +1,11 @@
-/* cli_tools.c - the commands that read a file and print: assess, render, tokenize; and selftest, version.
+/* cli_tools.c - the commands that read a file and print: assess, render, tokenize; and selftest,
+ * version.
  *
- * A FILE is one JSON value or JSON Lines: it is Lines when its first line alone is a JSON value and more follows. Each
- * request gives one line of output; one that fails gives {"error":{...}} there, and exit code 1 at the end. */
+ * A FILE is one JSON value or JSON Lines: it is Lines when its first line alone is a JSON value and
+ * more follows. Each request gives one line of output; one that fails gives {"error":{...}} there,
+ * and exit code 1 at the end. */
 #include "guardian/cli.h"
+#include "guardian/pool.h"
 
 #include <errno.h>
 #include <string.h>
@@ -286,7 +289,8 @@ done:
 static int test_backend(const struct gd_cli *c, struct gd_err *err)
 {
     struct gd_backend *be = NULL;
-    int rc = gd_backend_cpu_open(&be, c->threads, err);
+    uint32_t n_threads = c->threads != 0 ? c->threads : gd_pool_cpus_usable();
+    int rc = gd_backend_cpu_open(&be, n_threads, err);
     if (rc != 0) {
         return rc;
     }

@@ -1,7 +1,8 @@
 /* cli.h - the command line: flags, environment, and one function a subcommand.
  *
- * Exit codes: 0; 1 a run-time error; 2 wrong usage, host, port or policy; 3 the model could not be loaded. Each flag
- * has an environment variable (GUARDIAN_MODEL for --model); flag > environment > default. One thread. */
+ * Exit codes: 0; 1 a run-time error; 2 wrong usage, host, port or policy; 3 the model could not be
+ * loaded. Each flag has an environment variable (GUARDIAN_MODEL for --model); flag > environment >
+ * default. One thread. */
 #ifndef GUARDIAN_CLI_H
 #define GUARDIAN_CLI_H
 
@@ -34,7 +35,8 @@ struct gd_cli_command {
 int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct gd_cli *out);
 void gd_cli_print_help(const struct gd_cli_command *cmd);
 
-/* Loads model and policy with progress on standard error. 0, or an exit code with the reason in err. */
+/* Loads model and policy with progress on standard error. 0, or an exit code with the reason in
+ * err. */
 int gd_cli_open_guard(const struct gd_cli *c, struct gd_guard **out, struct gd_err *err);
 
 int gd_cli_serve(const struct gd_cli *c);

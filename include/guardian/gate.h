@@ -1,7 +1,9 @@
-/* gate.h - the one place that decides whether a request is framed so plainly that no two readers can disagree.
+/* gate.h - the one place that decides whether a request is framed so plainly that no two readers
+ * can disagree.
  *
- * Pure functions of a parsed request head; any thread. They know nothing of the HTTP library and nothing of routes,
- * so that tests and fuzzers can call them. A refusal before the body was read always closes the connection. */
+ * Pure functions of a parsed request head; any thread. They know nothing of the HTTP library and
+ * nothing of routes, so that tests and fuzzers can call them. A refusal before the body was read
+ * always closes the connection. */
 #ifndef GUARDIAN_GATE_H
 #define GUARDIAN_GATE_H
 
@@ -17,10 +19,11 @@ struct gd_http_request {
     const char *remote;
     struct gd_http_header headers[GD_HTTP_HEADERS_MAX + 1];
     uint32_t n_headers;
-    bool plain;         /* every line of the head was seen, ended by CRLF, from the first byte of the buffer */
+    bool plain; /* every line of the head was seen, ended by CRLF, from the first byte of the buffer
+                 */
     char id[GD_HTTP_REQUEST_ID_MAX + 1]; /* x-request-id: the caller's or ours */
-    struct gd_str body; /* after it was read */
-    int64_t start_ns;   /* CLOCK_MONOTONIC */
+    struct gd_str body;                  /* after it was read */
+    int64_t start_ns;                    /* CLOCK_MONOTONIC */
 };
 
 /* What the gate found. status 0: the request may pass. */
@@ -34,7 +37,8 @@ struct gd_gate {
     bool client_closes; /* the client asked for the end of the connection, or speaks HTTP/1.0 */
 };
 
-/* Framing: header count, names, values, Host, Transfer-Encoding, Content-Length, Upgrade, Expect. */
+/* Framing: header count, names, values, Host, Transfer-Encoding, Content-Length, Upgrade, Expect.
+ */
 void gd_gate_framing(const struct gd_http_request *req, struct gd_gate *out);
 /* The body rules of the route that was found; out comes from gd_gate_framing with status 0. */
 void gd_gate_body(const struct gd_http_request *req, bool takes_body, struct gd_gate *out);

@@ -1,4 +1,5 @@
-/* http.h - the server: listens at once, answers /readyz with 503 until it is given a guard, drains before it stops.
+/* http.h - the server: listens at once, answers /readyz with 503 until it is given a guard, drains
+ * before it stops.
  *
  * http.c alone knows the HTTP library. Calls of one thread (main), except where said otherwise. */
 #ifndef GUARDIAN_HTTP_H
@@ -18,12 +19,13 @@ struct gd_http;
 /* GD_EUSAGE for a host or port that cannot be, GD_EIO when the port is taken, GD_ENOMEM. */
 int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct gd_err *err);
 uint16_t gd_http_port(const struct gd_http *h);
-/* The model is loaded: from now on /readyz is 200. The guard must outlive gd_http_close. Any thread. */
+/* The model is loaded: from now on /readyz is 200. The guard must outlive gd_http_close. Any
+ * thread. */
 void gd_http_set_guard(struct gd_http *h, struct gd_guard *g);
 /* From now on /readyz is 503 and new work is refused; what was admitted goes on. */
 void gd_http_drain(struct gd_http *h);
 uint32_t gd_http_in_flight(const struct gd_http *h); /* admitted and not yet answered */
-void gd_http_close(struct gd_http *h);              /* cuts what is still open */
+void gd_http_close(struct gd_http *h);               /* cuts what is still open */
 
 /* false for an address other than 127.0.0.0/8. */
 bool gd_http_host_is_loopback(const char *host);

@@ -1,7 +1,9 @@
-/* service.h - routes: from a request that passed the gate to an answer; independent of the HTTP library.
+/* service.h - routes: from a request that passed the gate to an answer; independent of the HTTP
+ * library.
  *
- * A service is shared by all connection threads. Its guard appears when the model has loaded; until then, and while
- * the server drains, work is refused with 503. A verdict is always 200; an error never carries an action. */
+ * A service is shared by all connection threads. Its guard appears when the model has loaded; until
+ * then, and while the server drains, work is refused with 503. A verdict is always 200; an error
+ * never carries an action. */
 #ifndef GUARDIAN_SERVICE_H
 #define GUARDIAN_SERVICE_H
 
@@ -14,14 +16,14 @@ struct gd_batch_pool;
 
 struct gd_service {
     const char *version;
-    const char *model_name;            /* served name: last part of the model directory */
-    _Atomic(struct gd_guard *) guard;  /* not owned; NULL while the model loads */
+    const char *model_name;           /* served name: last part of the model directory */
+    _Atomic(struct gd_guard *) guard; /* not owned; NULL while the model loads */
     atomic_bool draining;
-    _Atomic uint32_t in_flight;        /* admitted work not yet answered */
-    _Atomic size_t body_bytes;         /* held by bodies of admitted work */
+    _Atomic uint32_t in_flight; /* admitted work not yet answered */
+    _Atomic size_t body_bytes;  /* held by bodies of admitted work */
     int64_t start_ns;
-    int64_t created; /* seconds since 1970 when the model was ready, or the start */
-    _Atomic uint32_t connections;      /* open now */
+    int64_t created;              /* seconds since 1970 when the model was ready, or the start */
+    _Atomic uint32_t connections; /* open now */
     struct gd_batch_pool *batch;
 };
 
@@ -45,9 +47,9 @@ typedef void (*gd_route_fn)(struct gd_service *s, const struct gd_http_request *
 
 struct gd_route {
     const char *path;
-    const char *allow;  /* methods, as in the Allow header */
-    bool post;          /* POST with a JSON body; else GET and HEAD */
-    bool work;          /* needs the model: refused while loading and draining */
+    const char *allow; /* methods, as in the Allow header */
+    bool post;         /* POST with a JSON body; else GET and HEAD */
+    bool work;         /* needs the model: refused while loading and draining */
     gd_route_fn handle;
 };
 
@@ -59,7 +61,8 @@ size_t gd_route_count(void);
 int gd_service_init(struct gd_service *s, const char *version, const char *model_dir,
                     struct gd_err *err);
 void gd_service_free(struct gd_service *s);
-/* 503 with the reason when work cannot be taken now; else counts it as in flight (gd_service_leave ends that). */
+/* 503 with the reason when work cannot be taken now; else counts it as in flight (gd_service_leave
+ * ends that). */
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp);
 void gd_service_leave(struct gd_service *s, size_t body_bytes);
 
@@ -67,7 +70,8 @@ void gd_service_leave(struct gd_service *s, size_t body_bytes);
 void gd_reply_fail(struct gd_http_response *resp, int status, const char *code, const char *field,
                    const char *message);
 void gd_reply_err(struct gd_http_response *resp, const struct gd_err *err);
-void gd_reply_err_write(struct gd_json_writer *w, const struct gd_err *err); /* {"code","message","field"?} */
+void gd_reply_err_write(struct gd_json_writer *w,
+                        const struct gd_err *err); /* {"code","message","field"?} */
 void gd_reply_json(struct gd_http_response *resp, int status, struct gd_json_writer *w);
 /* The head of the answer, ended by an empty line; total_ms goes into x-total-time. */
 void gd_reply_head(const struct gd_http_request *req, const struct gd_http_response *resp,

@@ -1,8 +1,10 @@
-/* batch.c - the items of a batch, judged on several threads at once so that the engine can pack them together.
+/* batch.c - the items of a batch, judged on several threads at once so that the engine can pack
+ * them together.
  *
- * A fixed pool of workers serves all batches. The thread that brings a batch works on its items too, so a batch makes
- * progress even when every worker is busy with others. A job lives on its caller's stack: it leaves the list when its
- * last item is taken, and its caller returns when its last item is done. Each item has an arena of its own. */
+ * A fixed pool of workers serves all batches. The thread that brings a batch works on its items
+ * too, so a batch makes progress even when every worker is busy with others. A job lives on its
+ * caller's stack: it leaves the list when its last item is taken, and its caller returns when its
+ * last item is done. Each item has an arena of its own. */
 #include "guardian/service.h"
 
 #include <pthread.h>

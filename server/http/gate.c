@@ -1,9 +1,10 @@
 /* gate.c - refuses every request whose framing two readers could understand differently.
  *
- * The HTTP library is lenient: it drops headers after the 64th, stops at a folded line, takes the first of two lengths
- * and reads "5abc" as 5. Each of these lets bytes of one request be taken for the next one, so none of them passes
- * here: no Transfer-Encoding at all, one Content-Length of digits, one Host, header names that are tokens, values
- * without control characters. `plain` says that the head held nothing which the library did not show us. */
+ * The HTTP library is lenient: it drops headers after the 64th, stops at a folded line, takes the
+ * first of two lengths and reads "5abc" as 5. Each of these lets bytes of one request be taken for
+ * the next one, so none of them passes here: no Transfer-Encoding at all, one Content-Length of
+ * digits, one Host, header names that are tokens, values without control characters. `plain` says
+ * that the head held nothing which the library did not show us. */
 #include "guardian/gate.h"
 
 #include <string.h>

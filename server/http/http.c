@@ -1,13 +1,15 @@
 /* http.c - the only file that knows the HTTP library (civetweb 1.15).
  *
- * One thread per connection, as many threads as connections. Every request is answered in begin_request, so the
- * library serves no file, runs no script, upgrades nothing: head -> gate -> route -> admission -> body -> handler ->
- * one write. Whatever is answered before its body was read ends the connection.
+ * One thread per connection, as many threads as connections. Every request is answered in
+ * begin_request, so the library serves no file, runs no script, upgrades nothing: head -> gate ->
+ * route -> admission -> body -> handler -> one write. Whatever is answered before its body was read
+ * ends the connection.
  *
- * The library parses a head in place: it puts zero bytes over separators and shows pointers into the buffer. From the
- * gaps between these pointers we see what it does not tell: bytes before the request line, folded or bare-LF lines,
- * headers that it skipped. A request line that does not start where this worker's buffer starts may hold bytes of
- * another connection; the lowest start seen on the thread is that place, and it is aligned like any malloc. */
+ * The library parses a head in place: it puts zero bytes over separators and shows pointers into
+ * the buffer. From the gaps between these pointers we see what it does not tell: bytes before the
+ * request line, folded or bare-LF lines, headers that it skipped. A request line that does not
+ * start where this worker's buffer starts may hold bytes of another connection; the lowest start
+ * seen on the thread is that place, and it is aligned like any malloc. */
 #include "guardian/http.h"
 
 #include <arpa/inet.h>
@@ -37,8 +39,9 @@ static bool follows(const char *a, size_t n, const char *b)
     return end + n == b;
 }
 
-/* The head as the library left it in its buffer: METHOD 0 path 0 [query 0] HTTP/1.1 0 0 name 0 blanks value 0 0 ...
- * and after the last value 0 0 CR 0. All pointers are into that one buffer, which ends after the head. */
+/* The head as the library left it in its buffer: METHOD 0 path 0 [query 0] HTTP/1.1 0 0 name 0
+ * blanks value 0 0 ... and after the last value 0 0 CR 0. All pointers are into that one buffer,
+ * which ends after the head. */
 static bool head_is_plain(const struct mg_request_info *ri)
 {
     static _Thread_local const char *base;
@@ -54,6 +57,9 @@ static bool head_is_plain(const struct mg_request_info *ri)
         (ri->query_string != NULL && !follows(ri->request_uri, 1, ri->query_string)) ||
         !follows(last, 1, ri->http_version - strlen("HTTP/"))) {
         return false;
+    }
+    if (ri->num_headers <= 0) {
+        return true; /* refused for want of a Host */
     }
     last = ri->http_version;
     for (int i = 0; i < ri->num_headers; i++) {
@@ -189,17 +195,19 @@ static void serve(struct gd_service *s, struct mg_connection *conn, struct excha
     route->handle(s, &x->req, &x->resp);
 }
 
-/* Reads off what a refused request still sends, so that closing does not wipe the answer from the client's side. */
+/* Reads off what a refused request still sends, so that closing does not wipe the answer from the
+ * client's side. */
 static void discard(struct mg_connection *conn, size_t unread)
 {
     char sink[8192];
     size_t left = unread < GD_HTTP_DISCARD_BYTES_MAX ? unread : GD_HTTP_DISCARD_BYTES_MAX;
     while (left > 0) {
-        int k = mg_read(conn, sink, left < sizeof(sink) ? left : sizeof(sink));
-        if (k <= 0) {
-            return;
+        size_t want = left < sizeof(sink) ? left : sizeof(sink);
+        int k = mg_read(conn, sink, want);
+        if (k < 0 || (size_t)k < want) {
+            return; /* nothing more came within the library's time limit */
         }
-        left -= (size_t)k;
+        left -= want;
     }
 }
 
@@ -262,7 +270,8 @@ static int on_request(struct mg_connection *conn)
     return status;
 }
 
-/* What the library refuses before on_request sees it: heads that it cannot parse, and heads that never end. */
+/* What the library refuses before on_request sees it: heads that it cannot parse, and heads that
+ * never end. */
 static int on_error(struct mg_connection *conn, int status, const char *message)
 {
     const struct mg_request_info *ri = mg_get_request_info(conn);
@@ -341,21 +350,36 @@ static int start(struct gd_http *h, const struct gd_http_options *opt, struct gd
     snprintf(threads, sizeof(threads), "%d", GD_HTTP_CONNECTIONS_MAX);
     snprintf(head_bytes, sizeof(head_bytes), "%d", GD_HTTP_HEADER_BYTES_MAX);
     const char *options[] = {
-        "listening_ports", listen,
-        "num_threads", threads,
-        "connection_queue", "4000",
-        "listen_backlog", "4000",
-        "enable_keep_alive", "yes",
-        "keep_alive_timeout_ms", "30000",
-        "request_timeout_ms", "5000",
-        "max_request_size", head_bytes,
-        "decode_url", "no",
-        "tcp_nodelay", "1",
-        "access_control_allow_origin", "",
-        "enable_directory_listing", "no",
-        "cgi_pattern", "",
-        "ssi_pattern", "",
-        "allow_sendfile_call", "no",
+        "listening_ports",
+        listen,
+        "num_threads",
+        threads,
+        "connection_queue",
+        "4000",
+        "listen_backlog",
+        "4000",
+        "enable_keep_alive",
+        "yes",
+        "keep_alive_timeout_ms",
+        "30000",
+        "request_timeout_ms",
+        "5000",
+        "max_request_size",
+        head_bytes,
+        "decode_url",
+        "no",
+        "tcp_nodelay",
+        "1",
+        "access_control_allow_origin",
+        "",
+        "enable_directory_listing",
+        "no",
+        "cgi_pattern",
+        "",
+        "ssi_pattern",
+        "",
+        "allow_sendfile_call",
+        "no",
         NULL,
     };
     struct mg_callbacks callbacks = {

@@ -1,7 +1,7 @@
 /* info.c - what the server tells about itself: health, models, labels, limits, build.
  *
- * Health answers never wait for the engine. /healthz says that the process serves, /readyz and /health that verdicts can
- * be had now. */
+ * Health answers never wait for the engine. /healthz says that the process serves, /readyz and
+ * /health that verdicts can be had now. */
 #include "guardian/metrics.h"
 #include "guardian/service.h"
 
@@ -165,7 +165,8 @@ void gd_info_taxonomy(struct gd_service *s, const struct gd_http_request *req,
     end(&w, resp, 200);
 }
 
-static void put_model(struct gd_json_writer *w, const struct gd_service *s, const struct gd_model *m)
+static void put_model(struct gd_json_writer *w, const struct gd_service *s,
+                      const struct gd_model *m)
 {
     const struct gd_model_config *c = &m->config;
     gd_jw_key(w, "model");

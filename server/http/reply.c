@@ -1,8 +1,9 @@
 /* reply.c - error objects, response heads, request ids and log lines.
  *
- * An error body is {"error":{"code","message","field"?}}: the code is stable, the message is for people, the field is
- * the path of what was wrong where the parser named one. Log lines are one JSON object each, metadata only: nothing of
- * a request's content, and nothing the caller wrote except the path and the request id. */
+ * An error body is {"error":{"code","message","field"?}}: the code is stable, the message is for
+ * people, the field is the path of what was wrong where the parser named one. Log lines are one
+ * JSON object each, metadata only: nothing of a request's content, and nothing the caller wrote
+ * except the path and the request id. */
 #include "guardian/log.h"
 #include "guardian/service.h"
 
@@ -10,16 +11,21 @@
 #include <sys/random.h>
 #include <time.h>
 
-/* Parsers write "field 'path' must ..."; the path is what stands between the first quotes. */
+/* Parsers write "field 'path' must ...", or begin with the path: "tools[2].name must ...". Empty
+ * when neither. */
 static struct gd_str field_of(const char *message)
 {
+    static const char path_chars[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.[]";
     const char *p = strstr(message, "field '");
-    if (p == NULL) {
-        return (struct gd_str){NULL, 0};
+    if (p != NULL) {
+        p += strlen("field '");
+        const char *end = strchr(p, '\'');
+        return end == NULL ? GD_STR("") : (struct gd_str){p, (size_t)(end - p)};
     }
-    p += strlen("field '");
-    const char *end = strchr(p, '\'');
-    return end == NULL ? (struct gd_str){NULL, 0} : (struct gd_str){p, (size_t)(end - p)};
+    size_t n = strspn(message, path_chars);
+    bool is_path = memchr(message, '[', n) != NULL || strncmp(message + n, " must be ", 9) == 0;
+    return is_path ? (struct gd_str){message, n} : GD_STR("");
 }
 
 static void write_error(struct gd_json_writer *w, const char *code, struct gd_str field,
@@ -104,6 +110,7 @@ static const char *reason_of(int status)
         {500, "Internal Server Error"},
         {503, "Service Unavailable"},
         {504, "Gateway Timeout"},
+        {505, "HTTP Version Not Supported"},
     };
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         if (table[i].status == status) {

@@ -1,13 +1,15 @@
 /* routes.c - the table of routes, admission of work, and the two handlers that judge.
  *
- * Paths match exactly. Work (the routes that need the model) is admitted or refused before its body is read: 503 while
- * the model loads, while the server drains, and when the bodies held at one time would pass their limit. */
+ * Paths match exactly. Work (the routes that need the model) is admitted or refused before its body
+ * is read: 503 while the model loads, while the server drains, and when the bodies held at one time
+ * would pass their limit. */
 #include "guardian/service.h"
 
 #include <string.h>
 #include <time.h>
 
-/* Parses the body and runs `judge` on it with an arena that lives as long as the answer needs it. */
+/* Parses the body and runs `judge` on it with an arena that lives as long as the answer needs it.
+ */
 static const struct gd_json *parse_body(struct gd_arena *a, const struct gd_http_request *req,
                                         struct gd_http_response *resp)
 {
@@ -50,7 +52,8 @@ done:
     gd_arena_free(&arena);
 }
 
-/* The array of a batch: the body itself or its member `items`. NULL with the answer set when there is none. */
+/* The array of a batch: the body itself or its member `items`. NULL with the answer set when there
+ * is none. */
 static const struct gd_json *batch_array(const struct gd_json *root, struct gd_http_response *resp)
 {
     const struct gd_json *array = root;

@@ -1,7 +1,7 @@
 /* stats.c - what /metrics shows, on the registry of base.
  *
- * Units are seconds and bytes, counters end in _total, label values come from fixed tables. Numbers that others count
- * (engine, process) are copied when they are asked for. */
+ * Units are seconds and bytes, counters end in _total, label values come from fixed tables. Numbers
+ * that others count (engine, process) are copied when they are asked for. */
 #include "guardian/metrics.h"
 #include "guardian/service.h"
 
@@ -140,8 +140,7 @@ void gd_stats_model(const struct gd_guard *g)
     const struct gd_policy *p = gd_guard_policy(g);
     int info = -1, weights = -1;
     snprintf(model_text[0], sizeof(model_text[0]), "%s", gd_engine_model(e)->version);
-    snprintf(model_text[1], sizeof(model_text[1]), "%s/%s/%s", be->device, be->isa,
-             be->gemm_dtype);
+    snprintf(model_text[1], sizeof(model_text[1]), "%s/%s/%s", be->device, be->isa, be->gemm_dtype);
     snprintf(model_text[2], sizeof(model_text[2]), "%.*s@%lld", (int)p->name.len, p->name.ptr,
              (long long)p->version);
     const struct gd_metric_desc about = {

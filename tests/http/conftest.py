@@ -1,0 +1,225 @@
+"""Starts the built server and talks to it over real sockets.
+
+GUARDIAN_BIN names the program (default: build/guardian), GUARDIAN_TEST_MODEL a model directory (default:
+weights/guardian-mini when it is complete, else a tiny model of tests/golden with policy_tiny.json).
+"""
+import http.client
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+BIN = os.environ.get("GUARDIAN_BIN", str(ROOT / "build" / "guardian"))
+SHARED = pathlib.Path(os.environ.get("GUARDIAN_SHARED", str(ROOT.parent / "shared")))
+
+
+def model_args():
+    given = os.environ.get("GUARDIAN_TEST_MODEL")
+    mini = ROOT / "weights" / "guardian-mini"
+    if given:
+        return ["--model", given]
+    if (mini / "config.json").exists() and (mini / "policy.json").exists():
+        return ["--model", str(mini)]
+    return ["--model", str(ROOT / "tests/golden/models/llama_f32_tied"), "--policy", str(HERE / "policy_tiny.json")]
+
+
+def model_dir():
+    return pathlib.Path(model_args()[1])
+
+
+def clean_env(**more):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GUARDIAN_")}
+    env.update(more)
+    return env
+
+
+def cli(*args, stdin=None, env=None, model=True, timeout=300):
+    """Runs the program; (exit code, stdout, stderr), bytes."""
+    argv = [BIN, args[0], *(model_args() if model else []), *args[1:]]
+    done = subprocess.run(argv, input=stdin, capture_output=True, env=clean_env(**(env or {})), timeout=timeout)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Answer:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def error(self):
+        return self.json["error"]
+
+
+class Server:
+    def __init__(self, *args, log, model=None, wait="ready", env=None):
+        self.log_path = log
+        self.log = open(log, "wb")
+        argv = [BIN, "serve", *(model_args() if model is None else model), "--port", "0", *args]
+        self.process = subprocess.Popen(argv, stderr=self.log, stdin=subprocess.DEVNULL, env=clean_env(**(env or {})))
+        self.port = None
+        if wait:
+            self.port = self.wait_log("listening")["port"]
+            if wait != "listening":
+                self.wait_log(wait)
+
+    def lines(self):
+        text = pathlib.Path(self.log_path).read_bytes().decode()
+        return [json.loads(x) for x in text.split("\n")[:-1] if x.startswith("{")]
+
+    def wait_log(self, msg, timeout=120, **fields):
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            for line in self.lines():
+                if line["msg"] == msg and all(line.get(k) == v for k, v in fields.items()):
+                    return line
+            if self.process.poll() is not None and not any(x["msg"] == msg for x in self.lines()):
+                raise AssertionError("the server ended: " + pathlib.Path(self.log_path).read_text()[-2000:])
+            time.sleep(0.02)
+        raise AssertionError("no log line '%s' in time" % msg)
+
+    def connect(self, timeout=60):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def ask(self, method, path, body=None, headers=None, connection=None):
+        c = connection or self.connect()
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        h = {"Content-Type": "application/json"} if body is not None else {}
+        h.update(headers or {})
+        c.request(method, path, body=body, headers=h)
+        r = c.getresponse()
+        out = Answer(r.status, {k.lower(): v for k, v in r.getheaders()}, r.read())
+        if connection is None:
+            c.close()
+        return out
+
+    def get(self, path, **kw):
+        return self.ask("GET", path, **kw)
+
+    def guard(self, request, **kw):
+        return self.ask("POST", "/v1/guard", body=request, **kw)
+
+    def batch(self, request, **kw):
+        return self.ask("POST", "/v1/guard/batch", body=request, **kw)
+
+    def raw(self, data, wait=3.0, half_close=False, read=True):
+        """Sends bytes as they are; (all bytes until the server closes or nothing comes for `wait`, closed?)."""
+        s = socket.create_connection(("127.0.0.1", self.port), timeout=wait)
+        out, closed = b"", False
+        try:
+            for part in data if isinstance(data, list) else [data]:
+                s.sendall(part)
+                if isinstance(data, list):
+                    time.sleep(0.05)
+            if half_close:
+                s.shutdown(socket.SHUT_WR)
+            while read:
+                d = s.recv(65536)
+                if not d:
+                    closed = True
+                    break
+                out += d
+        except socket.timeout:
+            pass
+        except (ConnectionResetError, BrokenPipeError):
+            closed = True
+        s.close()
+        return out, closed
+
+    def stop(self, timeout=60):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self.log.close()
+
+
+def responses(raw):
+    """Splits the bytes of a connection into answers by their Content-Length."""
+    out = []
+    while raw:
+        head, sep, rest = raw.partition(b"\r\n\r\n")
+        assert sep, raw
+        lines = head.decode("latin1").split("\r\n")
+        headers = {k.lower(): v.strip() for k, v in (x.split(":", 1) for x in lines[1:])}
+        n = int(headers.get("content-length", "0"))
+        assert len(rest) >= n, "short answer"
+        out.append(Answer(int(lines[0].split()[1]), headers, rest[:n]))
+        raw = rest[n:]
+    return out
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def call(name, arguments, call_id="c1"):
+    return {"role": "assistant", "content": None, "tool_calls": [
+        {"id": call_id, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}]}
+
+
+def result(text, call_id="c1"):
+    return {"role": "tool", "tool_call_id": call_id, "content": text}
+
+
+def tool(name, description, **params):
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": {
+        "type": "object", "properties": {k: {"type": v} for k, v in params.items()}, "required": list(params)}}}
+
+
+TOOLS = [tool("get_weather", "Weather of a city now", city="string"), tool("send_mail", "Sends a mail", to="string",
+                                                                           text="string")]
+
+
+def pending_request(city="Berlin", words=0):
+    """A trajectory that ends with a call not yet answered; words make it longer."""
+    more = [user("please " * min(100, words - k)) for k in range(0, words, 100)]
+    return {"tools": TOOLS, "messages": [user("What is the weather in %s?" % city), *more, call("get_weather", {"city": city})]}
+
+
+def answered_request(city="Berlin"):
+    return {"tools": TOOLS, "messages": [user("What is the weather in %s?" % city), call("get_weather", {"city": city}),
+                                         result("{\"temp_c\": 21}"),
+                                         {"role": "assistant", "content": "It is 21 degrees in %s." % city}]}
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    s = Server(log=tmp_path_factory.mktemp("server") / "log")
+    yield s
+    code = s.stop()
+    assert code == 0
+    log = pathlib.Path(s.log_path).read_text()
+    assert "Sanitizer" not in log and "runtime error" not in log, log[-4000:]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(*args) gives a server of its own, stopped when the test ends."""
+    made = []
+
+    def make(*args, **kw):
+        made.append(Server(*args, log=tmp_path / ("log%d" % len(made)), **kw))
+        return made[-1]
+
+    yield make
+    for s in made:
+        if s.process.poll() is None:
+            s.process.kill()
+            s.process.wait()
+        s.log.close()
