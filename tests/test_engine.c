@@ -15,7 +15,7 @@
 
 #define MODEL "golden/models/llama_bf16_sharded"
 #define N_PROMPTS 12
-#define LONGEST 4000u
+#define LONGEST 2500u
 #define MS 1000000
 
 static const uint32_t LENS[N_PROMPTS] = {1, 2, 17, 63, 64, 65, 128, 129, 200, 300, 511, 700};
@@ -206,35 +206,40 @@ static void test_deadlines(void **state)
     struct gd_engine *e = open_engine(1);
     struct gd_score got;
     struct gd_err err = {0};
-    struct waiter blockers[8], late;
+    struct waiter blockers[5], late;
     struct gd_score_request req = request(3);
     req.deadline_ns = gd_now_ns() - 1;
     assert_int_equal(gd_engine_score(e, &req, &got, &err), GD_EDEADLINE); /* never admitted */
     assert_int_equal(err.code, GD_EDEADLINE);
 
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 5; i++) {
         start_waiter(&blockers[i], e, long_request());
     }
-    wait_for_stats(e, 4, 1);
+    wait_for_stats(e, 3, 1);
     req.deadline_ns = gd_now_ns() + MS; /* passes while it waits for its turn */
     start_waiter(&late, e, req);
     pthread_join(late.thread, NULL);
     assert_int_equal(late.rc, GD_EDEADLINE);
     assert_true(late.returned_ns >= req.deadline_ns);
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 5; i++) {
         pthread_join(blockers[i].thread, NULL);
         assert_int_equal(blockers[i].rc, GD_OK); /* the others were not disturbed */
     }
 
-    req = long_request(); /* runs at once, and longer than it may */
-    req.deadline_ns = gd_now_ns() + MS;
-    assert_int_equal(gd_engine_score(e, &req, &got, &err), GD_EDEADLINE);
+    /* Runs at once, and longer than it may. Again if this thread got no time to submit it before
+     * its deadline. */
+    struct gd_engine_stats before, s;
+    gd_engine_stats(e, &before);
+    req = long_request();
+    for (s = before; s.failures == before.failures; gd_engine_stats(e, &s)) {
+        req.deadline_ns = gd_now_ns() + 5 * MS;
+        assert_int_equal(gd_engine_score(e, &req, &got, &err), GD_EDEADLINE);
+    }
     req.deadline_ns = gd_now_ns() + 600000ll * MS;
     assert_int_equal(gd_engine_score(e, &req, &got, &err), GD_OK);
-    struct gd_engine_stats s;
     gd_engine_stats(e, &s);
     assert_int_equal(s.waiting, 0);
-    assert_true(s.failures >= 2);
+    assert_int_equal(s.failures, before.failures + 1);
     gd_engine_close(e);
 }
 
