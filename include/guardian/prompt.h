@@ -33,7 +33,8 @@
  * One line per event, each ended by "\n":
  *   system text         SYSTEM: E(S(text), item_bytes)
  *   user text           USER: E(S(text), item_bytes)
- *   assistant text      ASSISTANT: E(S(text), item_bytes)
+ *   assistant text      ASSISTANT: E(T, item_bytes) with T = S(text), where a "<" that begins "<functioncall>" at the
+ *                       very start is written \u003c, so that text does not pass for a call
  *                       Text that S leaves empty is no event: no line, and it ends no waiting.
  *   call                ASSISTANT: <functioncall> {"name": N, "arguments": E(A, item_bytes)}
  *                       N is J(name); with a server known: {"server": J(server), "name": ...}. A is J of an arguments

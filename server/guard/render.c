@@ -41,6 +41,21 @@ static void put_item(struct gd_render *r, struct gd_str text)
     put_scratch(r);
 }
 
+/* Text of the assistant, which must not look like a call of its. */
+static void put_answer(struct gd_render *r, struct gd_str text)
+{
+    static const char call[] = "<functioncall>";
+    const struct gd_str s = gd_text_trim(text);
+    if (s.len < sizeof call - 1 || memcmp(s.ptr, call, sizeof call - 1) != 0) {
+        put_item(r, s);
+        return;
+    }
+    r->scratch.len = 0;
+    gd_buf_z(&r->scratch, "\\u003c");
+    gd_text_sanitise(&r->scratch, (struct gd_str){s.ptr + 1, s.len - 1});
+    put_scratch(r);
+}
+
 static bool is_mci(const struct gd_render *r)
 {
     return r->policy->rendering == GD_RENDER_MCI;
@@ -181,7 +196,10 @@ static void on_text(struct gd_render *r, const struct gd_event *ev, bool show)
         open_flow(r, ev, false);
     else
         gd_buf_z(r->out, marker);
-    put_item(r, ev->text);
+    if (ev->kind == GD_EVENT_ASSISTANT && !is_mci(r))
+        put_answer(r, ev->text);
+    else
+        put_item(r, ev->text);
     if (is_mci(r))
         close_flow(r, ev->principle);
     else
