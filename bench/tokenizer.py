@@ -4,9 +4,9 @@
   bench/tokenizer.py --tool build/tests/tokenize_lines --text DIR TOKENIZER.json ...
       DIR holds .jsonl.gz files; their lines are the strings. The library is timed by the fastest of
       its calls that gives ids (encode_batch_fast, without its threads); ours is the time inside
-      gd_tokenizer_encode. Each is run --rounds times and the best is shown.
+      gd_tokenizer_encode. CPU time of the best of --rounds runs.
   bench/tokenizer.py --tool ... --growth TOKENIZER.json ...
-      time per byte of one long piece or run, from 1 KiB to 1 MiB: flat means linear.
+      CPU time per byte of one long piece or run, from 1 KiB to 1 MiB: flat means linear.
 """
 import argparse
 import gzip
@@ -21,8 +21,9 @@ import time
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["RAYON_NUM_THREADS"] = "1"
 
-UNITS = {"letters": "a", "words": "encyclopaedia", "spaces": " ", "newlines": "\n", "space+newline": " \n",
-         "digits": "7", "symbols": "!", "brackets": '{"', "emoji": "\U0001F600", "marks": "\u0301\u0327"}
+UNITS = {"letters": "a", "words": "encyclopaedia", "spaces": " ", "newlines": "\n",
+         "space+newline": " \n", "digits": "7", "symbols": "!", "brackets": '{"',
+         "emoji": "\U0001F600", "marks": "\u0301\u0327"}
 SIZES = [1 << 10, 1 << 14, 1 << 17, 1 << 20]
 
 
@@ -34,9 +35,9 @@ def ours(tool, path, texts):
 
 
 def theirs(tok, texts):
-    start = time.perf_counter()
+    start = time.process_time()
     n_ids = sum(len(e.ids) for e in tok.encode_batch_fast(texts, add_special_tokens=False))
-    return time.perf_counter() - start, n_ids
+    return time.process_time() - start, n_ids
 
 
 def side_by_side(args):
@@ -52,8 +53,9 @@ def side_by_side(args):
         best = min((theirs(tok, texts) for _ in range(args.rounds)), key=lambda r: r[0])
         mine = min((ours(args.tool, path, lines) for _ in range(args.rounds)), key=lambda r: r[1])
         size = mine[2] / 1e6
-        print(f"{pathlib.Path(path).stem}: {len(lines)} strings, {size:.1f} MB, ids {mine[3]} and {best[1]}: "
-              f"ours {size / mine[1]:.1f} MB/s, tokenizers {__version__} {size / best[0]:.1f} MB/s, "
+        print(f"{pathlib.Path(path).stem}: {len(lines)} strings, {size:.1f} MB, "
+              f"ids {mine[3]} and {best[1]}: ours {size / mine[1]:.1f} MB/s, "
+              f"tokenizers {__version__} {size / best[0]:.1f} MB/s, "
               f"{best[0] / mine[1]:.1f} times as fast; load {mine[0]:.2f} s")
 
 
@@ -67,11 +69,12 @@ def growth(args):
                 repeat = max(1, (1 << 18) // size)
                 _, seconds, n_bytes, _ = ours(args.tool, path, [text] * repeat)
                 cells.append(f"{1e9 * seconds / n_bytes:8.1f}")
-            print(f"  {name:14}", *cells)
+            print(f"  {name:14}", *cells, flush=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tool", required=True)
     parser.add_argument("--text")
     parser.add_argument("--growth", action="store_true")

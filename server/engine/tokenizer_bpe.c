@@ -5,10 +5,9 @@
  *   - the piece is a token for which the loader has shown that the merges end in it (or the model
  *     says ignore_merges): one look-up;
  *   - short pieces: ranks in an array, its minimum by a scan; quadratic, but in SHORT_MAX;
- *   - long pieces: linked list and a heap of (rank, position), O(n log n). A heap entry is stale
- *     when the symbol at its position has gone or has another rank by now: ranks are unique to a
- *     pair, so comparing the rank is enough. Every merge takes one entry and adds at most two,
- *     which bounds the heap by two entries a symbol.
+ *   - long pieces: a linked list of symbols whose ranks are kept in blocks of BLOCK, with a binary
+ *     tree of the blocks' minima above. A merge changes at most three blocks: O(log n). Unlike a
+ *     heap of candidates it needs no memory beyond 16 bytes a symbol, and stays in the cache.
  * There is no cache of pieces: nothing to fill with garbage, nothing to lock, no timing to observe.
  */
 #include "tokenizer_parts.h"
@@ -18,39 +17,12 @@
 #define SHORT_MAX 48
 #define NO_RANK UINT32_MAX
 #define NO_NEXT UINT32_MAX
-
-struct gd_bpe_symbol {
-    int32_t id; /* -1: merged into its left neighbour */
-    uint32_t prev;
-    uint32_t next;
-    uint32_t rank; /* of the pair with the next symbol */
-    int32_t pair_id;
-};
+#define BLOCK 64u
 
 void gd_bpe_scratch_free(struct gd_bpe_scratch *s)
 {
-    free(s->symbols);
-    free(s->heap);
+    free(s->words);
     memset(s, 0, sizeof *s);
-}
-
-static int scratch_reserve(struct gd_bpe_scratch *s, size_t n)
-{
-    size_t symbols_bytes, heap_bytes;
-    if (n <= s->cap)
-        return GD_OK;
-    if (!gd_mul(n, sizeof s->symbols[0], &symbols_bytes) ||
-        !gd_mul(n, 2 * sizeof s->heap[0], &heap_bytes))
-        return GD_ENOMEM;
-    gd_bpe_scratch_free(s);
-    s->symbols = malloc(symbols_bytes);
-    s->heap = malloc(heap_bytes);
-    if (s->symbols == NULL || s->heap == NULL) {
-        gd_bpe_scratch_free(s);
-        return GD_ENOMEM;
-    }
-    s->cap = n;
-    return GD_OK;
 }
 
 struct short_piece {
@@ -85,7 +57,7 @@ static int merge_short(const struct gd_vocab *v, struct gd_str piece, struct gd_
         s.ids[s.n++] = v->byte_id[(uint8_t)piece.ptr[i]];
     for (size_t i = 0; i < s.n; i++)
         short_rank(v, &s, i);
-    for (;;) {
+    while (s.n > 1) {
         size_t best = short_best(&s);
         if (s.ranks[best] == NO_RANK)
             break;
@@ -107,109 +79,144 @@ static int merge_short(const struct gd_vocab *v, struct gd_str piece, struct gd_
     return GD_OK;
 }
 
-struct heap {
-    uint64_t *at; /* rank << 32 | position; the least on top */
-    size_t n;
+/* The state of a long piece; all arrays lie in the scratch memory. */
+struct long_piece {
+    uint32_t *ids;   /* [padded] */
+    uint32_t *ranks; /* [padded] of the pair with the next symbol; NO_RANK: none, or symbol gone */
+    uint32_t *prev;  /* [padded] */
+    uint32_t *next;  /* [padded] */
+    uint32_t *least; /* [2 * leaves] least[i] is the minimum of 2i and 2i + 1; block b is leaf b */
+    size_t padded;   /* symbols, rounded up to whole blocks */
+    size_t leaves;
 };
 
-static void heap_push(struct heap *h, uint64_t entry)
+static int long_reserve(struct gd_bpe_scratch *s, struct long_piece *p, size_t n)
 {
-    size_t i = h->n++;
-    while (i > 0 && h->at[(i - 1) / 2] > entry) {
-        h->at[i] = h->at[(i - 1) / 2];
-        i = (i - 1) / 2;
+    size_t blocks = (n + BLOCK - 1) / BLOCK;
+    p->padded = blocks * BLOCK;
+    p->leaves = 1;
+    while (p->leaves < blocks)
+        p->leaves *= 2;
+    size_t words = 4 * p->padded + 2 * p->leaves, bytes;
+    if (words > s->cap) {
+        if (!gd_mul(words, sizeof s->words[0], &bytes))
+            return GD_ENOMEM;
+        gd_bpe_scratch_free(s);
+        s->words = malloc(bytes);
+        if (s->words == NULL)
+            return GD_ENOMEM;
+        s->cap = words;
     }
-    h->at[i] = entry;
+    p->ids = s->words;
+    p->ranks = p->ids + p->padded;
+    p->prev = p->ranks + p->padded;
+    p->next = p->prev + p->padded;
+    p->least = p->next + p->padded;
+    return GD_OK;
 }
 
-static void heap_sift_down(struct heap *h, size_t i)
+static const struct gd_pair_slot *long_pair(const struct gd_vocab *v, const struct long_piece *p,
+                                            size_t i)
 {
-    uint64_t entry = h->at[i];
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child >= h->n)
+    if (p->next[i] == NO_NEXT)
+        return NULL;
+    return gd_vocab_pair(v, (int32_t)p->ids[i], (int32_t)p->ids[p->next[i]]);
+}
+
+static void long_rank(const struct gd_vocab *v, struct long_piece *p, size_t i)
+{
+    const struct gd_pair_slot *pair = long_pair(v, p, i);
+    p->ranks[i] = pair != NULL ? pair->rank : NO_RANK;
+}
+
+static uint32_t block_least(const struct long_piece *p, size_t block)
+{
+    const uint32_t *ranks = p->ranks + block * BLOCK;
+    uint32_t least = NO_RANK;
+    for (size_t i = 0; i < BLOCK; i++)
+        least = ranks[i] < least ? ranks[i] : least;
+    return least;
+}
+
+/* After a change of ranks in a block. */
+static void long_refresh(struct long_piece *p, size_t block)
+{
+    size_t node = p->leaves + block;
+    p->least[node] = block_least(p, block);
+    for (node /= 2; node > 0; node /= 2) {
+        uint32_t left = p->least[2 * node], right = p->least[2 * node + 1];
+        uint32_t least = left < right ? left : right;
+        if (p->least[node] == least)
             break;
-        if (child + 1 < h->n && h->at[child + 1] < h->at[child])
-            child++;
-        if (h->at[child] >= entry)
-            break;
-        h->at[i] = h->at[child];
-        i = child;
+        p->least[node] = least;
     }
-    h->at[i] = entry;
 }
 
-static uint64_t heap_pop(struct heap *h)
+/* The leftmost symbol whose rank is the lowest of all. */
+static size_t long_best(const struct long_piece *p)
 {
-    uint64_t top = h->at[0];
-    h->at[0] = h->at[--h->n];
-    if (h->n > 0)
-        heap_sift_down(h, 0);
-    return top;
+    uint32_t rank = p->least[1];
+    size_t node = 1;
+    while (node < p->leaves)
+        node = p->least[2 * node] == rank ? 2 * node : 2 * node + 1;
+    size_t i = (node - p->leaves) * BLOCK;
+    while (p->ranks[i] != rank)
+        i++;
+    return i;
 }
 
-/* Looks up the pair (i, next of i); true when there is one. */
-static bool long_rank(const struct gd_vocab *v, struct gd_bpe_symbol *symbols, uint32_t i)
+static void long_start(const struct gd_vocab *v, struct long_piece *p, struct gd_str piece)
 {
-    struct gd_bpe_symbol *s = &symbols[i];
-    const struct gd_pair_slot *pair = NULL;
-    if (s->next != NO_NEXT)
-        pair = gd_vocab_pair(v, s->id, symbols[s->next].id);
-    s->rank = pair != NULL ? pair->rank : NO_RANK;
-    s->pair_id = pair != NULL ? pair->id : -1;
-    return pair != NULL;
-}
-
-static uint64_t heap_entry(const struct gd_bpe_symbol *symbols, uint32_t i)
-{
-    return (uint64_t)symbols[i].rank << 32 | i;
-}
-
-static void long_start(const struct gd_vocab *v, struct gd_bpe_symbol *symbols, struct heap *h,
-                       struct gd_str piece)
-{
-    uint32_t n = (uint32_t)piece.len;
-    for (uint32_t i = 0; i < n; i++) {
-        symbols[i].id = v->byte_id[(uint8_t)piece.ptr[i]];
-        symbols[i].prev = i - 1;
-        symbols[i].next = i + 1 < n ? i + 1 : NO_NEXT;
+    for (size_t i = 0; i < piece.len; i++) {
+        p->ids[i] = (uint32_t)v->byte_id[(uint8_t)piece.ptr[i]];
+        p->prev[i] = (uint32_t)(i - 1);
+        p->next[i] = i + 1 < piece.len ? (uint32_t)(i + 1) : NO_NEXT;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        if (long_rank(v, symbols, i))
-            h->at[h->n++] = heap_entry(symbols, i);
+    for (size_t i = 0; i < piece.len; i++)
+        long_rank(v, p, i);
+    for (size_t i = piece.len; i < p->padded; i++)
+        p->ranks[i] = NO_RANK;
+    for (size_t i = 0; i < p->leaves; i++)
+        p->least[p->leaves + i] = i < p->padded / BLOCK ? block_least(p, i) : NO_RANK;
+    for (size_t i = p->leaves; i-- > 1;)
+        p->least[i] = p->least[2 * i] < p->least[2 * i + 1] ? p->least[2 * i] : p->least[2 * i + 1];
+}
+
+/* Joins symbol i with the next. */
+static void long_join(const struct gd_vocab *v, struct long_piece *p, size_t i)
+{
+    const struct gd_pair_slot *pair = long_pair(v, p, i);
+    size_t gone = p->next[i], block = i / BLOCK;
+    GD_ASSERT(pair != NULL);
+    p->ids[i] = (uint32_t)pair->id;
+    p->ranks[gone] = NO_RANK;
+    p->next[i] = p->next[gone];
+    if (p->next[i] != NO_NEXT)
+        p->prev[p->next[i]] = (uint32_t)i;
+    long_rank(v, p, i);
+    if (gone / BLOCK != block)
+        long_refresh(p, gone / BLOCK);
+    if (i > 0) {
+        size_t before = p->prev[i];
+        long_rank(v, p, before);
+        if (before / BLOCK != block)
+            long_refresh(p, before / BLOCK);
     }
-    for (size_t i = h->n / 2; i-- > 0;)
-        heap_sift_down(h, i);
+    long_refresh(p, block);
 }
 
 static int merge_long(const struct gd_vocab *v, struct gd_bpe_scratch *scratch, struct gd_str piece,
                       struct gd_ids *out)
 {
-    int rc = piece.len < UINT32_MAX ? scratch_reserve(scratch, piece.len) : GD_ELIMIT;
+    struct long_piece p;
+    int rc = piece.len < NO_NEXT ? long_reserve(scratch, &p, piece.len) : GD_ELIMIT;
     if (rc != GD_OK)
         return rc;
-    struct gd_bpe_symbol *symbols = scratch->symbols;
-    struct heap h = {scratch->heap, 0};
-    long_start(v, symbols, &h, piece);
-    while (h.n > 0) {
-        uint64_t entry = heap_pop(&h);
-        uint32_t i = (uint32_t)entry;
-        struct gd_bpe_symbol *s = &symbols[i];
-        if (s->id < 0 || s->rank != (uint32_t)(entry >> 32))
-            continue;
-        struct gd_bpe_symbol *gone = &symbols[s->next];
-        s->id = s->pair_id;
-        s->next = gone->next;
-        gone->id = -1;
-        if (s->next != NO_NEXT)
-            symbols[s->next].prev = i;
-        if (long_rank(v, symbols, i))
-            heap_push(&h, heap_entry(symbols, i));
-        if (i > 0 && long_rank(v, symbols, s->prev))
-            heap_push(&h, heap_entry(symbols, s->prev));
-    }
-    for (uint32_t i = 0; i != NO_NEXT && rc == GD_OK; i = symbols[i].next)
-        rc = gd_ids_push(out, symbols[i].id);
+    long_start(v, &p, piece);
+    while (p.least[1] != NO_RANK)
+        long_join(v, &p, long_best(&p));
+    for (uint32_t i = 0; i != NO_NEXT && rc == GD_OK; i = p.next[i])
+        rc = gd_ids_push(out, (int32_t)p.ids[i]);
     return rc;
 }
 

@@ -73,7 +73,7 @@ static int check_model_options(struct load *l)
 static int check_normalizer(struct load *l)
 {
     const struct gd_json *v = gd_json_get(l->root, "normalizer");
-    struct gd_str type;
+    struct gd_str type = {"", 0};
     if (v == NULL || v->type == GD_JSON_NULL)
         return GD_OK;
     int rc = type_of(l, v, "normalizer.", &type);
@@ -89,7 +89,7 @@ static int check_normalizer(struct load *l)
 static int check_decoder(struct load *l)
 {
     const struct gd_json *v = gd_json_get(l->root, "decoder");
-    struct gd_str type;
+    struct gd_str type = {"", 0};
     if (v == NULL || v->type == GD_JSON_NULL)
         return GD_OK;
     int rc = type_of(l, v, "decoder.", &type);
@@ -117,7 +117,7 @@ static int load_byte_level(struct load *l, const struct gd_json *v)
 
 static int load_split(struct load *l, const struct gd_json *v)
 {
-    struct gd_str behavior, regex;
+    struct gd_str behavior = {"", 0}, regex;
     bool invert = false;
     int rc = gd_json_want_str(v, "pre_tokenizer.", "behavior", true, &behavior, l->err);
     if (rc == GD_OK)
@@ -137,7 +137,7 @@ static int load_split(struct load *l, const struct gd_json *v)
 
 static int load_pre_tokenizer(struct load *l, const struct gd_json *v)
 {
-    struct gd_str type;
+    struct gd_str type = {"", 0};
     int rc = type_of(l, v, "pre_tokenizer.", &type);
     if (rc != GD_OK)
         return rc;

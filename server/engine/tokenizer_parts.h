@@ -81,8 +81,7 @@ int32_t gd_vocab_whole(const struct gd_vocab *v, struct gd_str piece);
 
 /* Working memory for long pieces; zero it, use it for one thread, free it. */
 struct gd_bpe_scratch {
-    struct gd_bpe_symbol *symbols; /* [cap] */
-    uint64_t *heap;                /* [2 * cap] */
+    uint32_t *words; /* [cap] */
     size_t cap;
 };
 

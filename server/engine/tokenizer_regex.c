@@ -126,11 +126,11 @@ int gd_regex_open(struct gd_regex **out, struct gd_str pattern, struct gd_err *e
     }
     pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE); /* without it the interpreter does the work */
     *out = r;
+    r = NULL;
     rc = GD_OK;
 done:
     pcre2_compile_context_free(compile);
-    if (rc != GD_OK)
-        gd_regex_close(r);
+    gd_regex_close(r);
     if (rc == GD_ENOMEM)
         gd_err_set(err, GD_ENOMEM, "no memory for the pre-tokenizer pattern");
     return rc;

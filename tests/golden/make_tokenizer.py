@@ -44,8 +44,10 @@ SAMPLES = """Wait, it's 12345678 o'clock: they'RE 3rd, we'Ve 2½ ⅷ ٣٤٥ १�
 👩‍👩‍👧‍👦 👍🏽 🇩🇪🇫🇷 ❤️‍🔥 ☃︎ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 ①②③ ™ ∑∫√ ←→ ═╬═ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟘𝟙𝟚
 e\u0301 \u0041\u030a q\u0323\u0307 q\u0307\u0323 \u1100\u1161\u11a8 \ufb03 \u212b \u2126 \u0344 \u0958
 if (x != NULL && y[0] == '\\n') { return -1; } // it's; don't; I'd; 'tis; '''; ''s 'S 'll'll
-https://example.org/a/b?c=d&e=%20f#g user@example.org 2026-11-21T08:42:38Z 192.168.0.1 $1,234.56""".split("\n")
-SAMPLES.append("\ttabs\tand  double   spaces\r\n\r\n   new\n\n\n lines \u00a0nbsp\u2003em\u3000wide\u2028ls\u0085nel")
+https://example.org/a/b?c=d&e=%20f#g user@example.org 2026-11-21T08:42:38Z 192.168.0.1 $1,234.56
+""".split("\n")[:-1]
+SAMPLES.append("\ttabs\tand  double   spaces\r\n\r\n   new\n\n\n lines "
+               "\u00a0nbsp\u2003em\u3000wide\u2028ls\u0085nel")
 PICTURES = next(s for s in SAMPLES if "👍" in s)
 
 
@@ -97,8 +99,8 @@ def marks(rng, n):
 
 def broken(rng, n):
     """Bytes that are not UTF-8: noise, cut characters, surrogates, overlong forms."""
-    bad = [b"\x80", b"\xbf", b"\xc0\x80", b"\xc1", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80", b"\xf0\x9f",
-           b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5", b"\xff\xfe", b"\xe0\x80\xaf", b"\xfc\x80"]
+    bad = [b"\x80", b"\xbf", b"\xc0\x80", b"\xc1", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80",
+           b"\xf0\x9f", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5", b"\xff\xfe", b"\xe0\x80\xaf", b"\xfc\x80"]
     out = []
     for _ in range(n):
         if rng.random() < 0.3:
@@ -151,7 +153,8 @@ def synthetic(rng, names, scale):
     out += runs(rng, list("0123456789٣१Ⅷ½") + [" ", "a", ".", ","], 80 * scale, 9)
     out += runs(rng, pictures, 80 * scale, 4)
     out += runs(rng, list("aAbe'sStTlLdDmMrRvVſ") + ["'s", "'ll", "'RE", " "], 80 * scale, 5)
-    out += ["".join(rng.choice(words) + rng.choice(("", " ", "\n")) for _ in range(rng.randrange(1, 6)))
+    out += ["".join(rng.choice(words) + rng.choice(("", " ", "\n"))
+                    for _ in range(rng.randrange(1, 6)))
             for _ in range(120 * scale)]
     out += marks(rng, 60 * scale)
     out += special_text(rng, names, 80 * scale)
@@ -250,7 +253,8 @@ def make_qwen2(path):
 
 
 def train(tok, texts, size, names):
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special(names), show_progress=False,
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special(names),
+                                  show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tok.train_from_iterator(texts, trainer)
     return tok
@@ -273,7 +277,8 @@ def compact(tok, path, pair_merges):
 
 
 def golden_tokenizers(directory):
-    texts = SAMPLES * 3 + [p.read_text() for p in sorted((HERE.parent.parent / "include").rglob("*.h"))]
+    headers = sorted((HERE.parent.parent / "include").rglob("*.h"))  # as they were that day
+    texts = SAMPLES * 3 + [p.read_text() for p in headers]
     names = ["<|begin|>", "<|end|>", "<|end|>>"]
     kinds = {"digits3": (LLAMA3, False, True), "digits1_nfc": (QWEN2, True, False),
              "gpt2": (None, False, False), "cased_regex": (CASED, True, False)}
@@ -311,7 +316,8 @@ def golden():
     directory.mkdir(exist_ok=True)
     rng = random.Random(14)
     kinds = golden_tokenizers(directory)
-    names = ["<|begin|>", "<|end|>", "<|end|>>", "<|late|>", "<tool>", "caf\u00e9", "cafe\u0301", "ok ok"]
+    names = ["<|begin|>", "<|end|>", "<|end|>>", "<|late|>", "<tool>", "caf\u00e9", "cafe\u0301",
+             "ok ok"]
     strings = [s.encode() for s in SAMPLES] + [b""]
     strings += [s[:24] for s in synthetic(rng, names, 3)]  # often cut inside a character
     strings += [s.encode() for s in long_pieces(rng, 12)]
@@ -367,7 +373,8 @@ def compare(args):
             strings += [s.encode() for s in code_points(rng, 4000)]
         for on in (False, True):
             mine = ours(args.tool, path, strings, on)
-            bad = [(s, a, b) for s, a, b in zip(strings, mine, encode_all(path, strings, on)) if a != b]
+            answers = zip(strings, mine, encode_all(path, strings, on))
+            bad = [(s, a, b) for s, a, b in answers if a != b]
             print(f"{name}: specials {'on' if on else 'off'}: {len(strings)} strings, "
                   f"{sum(map(len, strings))} bytes, {len(bad)} differ", flush=True)
             for s, a, b in bad[:5]:
@@ -377,7 +384,8 @@ def compare(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("golden")
     comparison = commands.add_parser("compare")
