@@ -56,8 +56,8 @@ static void log_ready(const struct gd_guard *g)
 static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
 {
     int64_t until = gd_now_ns() + (int64_t)timeout_s * 1000000000;
-    gd_log(GD_LOG_INFO, "draining", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
     gd_http_drain(h);
+    gd_log(GD_LOG_INFO, "draining", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
     for (int quiet = 0; quiet < QUIET_POLLS;) {
         if (signalled(set)) {
             gd_log_msg(GD_LOG_WARN, "second signal: stopping at once");

@@ -9,8 +9,9 @@
  * the buffer. From the gaps between these pointers we see what it does not tell: bytes before the
  * request line, folded or bare-LF lines, headers that it skipped. A request line that does not
  * start where this worker's buffer starts may hold bytes of another connection; the lowest start
- * seen on the thread is that place, and it is aligned like any malloc. */
+ * seen on the thread is that place (prime.c sees to it), and it is aligned like any malloc. */
 #include "guardian/http.h"
+#include "guardian/log.h"
 
 #include <arpa/inet.h>
 #include <civetweb.h>
@@ -25,6 +26,7 @@ struct gd_http {
     struct mg_context *ctx;
     struct gd_service service;
     uint16_t port;
+    char prime_id[GD_HTTP_REQUEST_ID_MAX + 1]; /* of the requests that prime.c sends; secret */
 };
 
 /* True when exactly n zero bytes lie between the end of string `a` and `b`. */
@@ -248,13 +250,16 @@ static int on_request(struct mg_connection *conn)
     read_head(ri, &x->req);
     serve(s, conn, x);
 
+    bool priming = strcmp(x->req.id, h->prime_id) == 0;
     x->resp.close = x->resp.close || x->gate.client_closes || x->unread > 0 ||
-                    atomic_load(&s->draining) || too_many_connections(s);
+                    atomic_load(&s->draining) || (too_many_connections(s) && !priming);
     if (x->resp.close) {
         mg_disable_connection_keep_alive(conn);
     }
     double total_ms = (double)(gd_now_ns() - x->req.start_ns) / 1e6;
-    gd_stats_request(x->route, x->resp.status, total_ms);
+    if (!priming) {
+        gd_stats_request(x->route, x->resp.status, total_ms);
+    }
     answer(conn, x, total_ms);
     if (x->admitted) {
         gd_service_leave(s, x->held);
@@ -262,7 +267,9 @@ static int on_request(struct mg_connection *conn)
     if (x->unread > 0 && !x->gate.expect_continue) {
         discard(conn, x->unread);
     }
-    gd_reply_log(&x->req, &x->resp, total_ms);
+    if (!priming) {
+        gd_reply_log(&x->req, &x->resp, total_ms);
+    }
     int status = x->resp.status;
     gd_buf_free(&x->resp.body);
     free(x->body);
@@ -418,7 +425,14 @@ int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct
         rc = gd_service_init(&h->service, opt->version, opt->model_dir, err);
     }
     if (rc == 0) {
+        struct gd_http_request unnamed = {.n_headers = 0};
+        gd_reply_request_id(&unnamed);
+        memcpy(h->prime_id, unnamed.id, sizeof(h->prime_id));
         rc = start(h, opt, err);
+    }
+    if (rc == 0 &&
+        gd_http_prime(numeric_host(opt->host), h->port, h->prime_id) < GD_HTTP_CONNECTIONS_MAX) {
+        gd_log_msg(GD_LOG_WARN, "not all HTTP workers answered the first request");
     }
     if (rc != 0) {
         gd_http_close(h);

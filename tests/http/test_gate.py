@@ -1,5 +1,6 @@
 """Framing that two readers could understand differently is refused, and refusals end the connection."""
 import json
+import socket
 import subprocess
 import sys
 
@@ -74,6 +75,16 @@ def test_what_follows_a_refusal_is_not_run(server, name):
     raw, closed = server.raw(REFUSED[name][0] + SECOND, wait=8)
     assert len(responses(raw)) <= 1 and closed
     assert b'"version"' not in raw
+
+
+def test_leading_blanks_are_refused_by_every_worker(server):
+    """Also in a multiple of the alignment of memory, and also on workers that never had a client."""
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(200)]
+    for i, s in enumerate(held):
+        s.sendall((b"\r\n" * 8, b"\n" * 16, b" " * 64, b"\r\n" * 100)[i % 4] + GET + b"\r\n")
+    for s in held:
+        assert s.recv(16).startswith(b"HTTP/1.1 400")
+        s.close()
 
 
 def test_short_body(server):

@@ -201,11 +201,11 @@ def test_drain_loses_no_answer(start):
 
 
 def slow_batch():
-    return [{**pending_request("City%d" % i, words=800), "deadline_ms": 60000} for i in range(64)]
+    return [{**pending_request("City%d" % i, words=300), "deadline_ms": 120000} for i in range(32)]
 
 
 def test_states_while_draining(start):
-    s = start("--threads", "1")
+    s = start("--threads", "1", "--shutdown-timeout", "120")
     got = []
     t = threading.Thread(target=lambda: got.append(s.batch(slow_batch())))
     t.start()
@@ -220,9 +220,9 @@ def test_states_while_draining(start):
     assert s.get("/health").status == 503
     assert s.guard(pending_request()).error["code"] == "draining"
     t.join()
-    assert got[0].status == 200 and len(got[0].json["data"]) == 64
+    assert got[0].status == 200 and len(got[0].json["data"]) == 32
     assert all("scores" in x for x in got[0].json["data"])
-    assert s.process.wait(60) == 0
+    assert s.process.wait(120) == 0
 
 
 def test_second_signal_and_timeout(start):
