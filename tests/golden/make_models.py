@@ -1,25 +1,30 @@
 #!/usr/bin/env python3
-"""Makes the tiny model directories of tests/golden/models and, beside each, what it computes in float64.
+"""Makes the tiny model directories of tests/golden/models and their float64 references.
 
-    python tests/golden/make_models.py [DIRECTORY]        needs torch, transformers, tokenizers, safetensors
+    python tests/golden/make_models.py [DIRECTORY]    needs torch, transformers, tokenizers, safetensors
 
-The weights are random, seeded, and so large that attention is not flat (the run prints how peaked it is). Each directory is a
-complete model: config.json, tokenizer.json (byte-level BPE of 384 tokens with the marks of the llama3 and chatml formats),
-weights. reference.safetensors holds, for the sequences s = 0..4 of 1, 7, 33, 65 and 130 tokens:
+The weights are random, seeded, and so large that attention is not flat (the run prints how peaked
+it is). Each directory is a complete model: config.json, tokenizer.json (byte-level BPE of 384
+tokens with the marks of the llama3 and chatml formats), weights. reference.safetensors holds, for
+the sequences s = 0..4 of 1, 7, 33, 65 and 130 tokens:
 
     input_ids.<s>   I32 [n]        the sequence
-    rows.<s>        I32 [r]        positions whose hidden states are kept (all up to 33 tokens, else every eighth and the last)
-    hidden.<s>.<l>  F64 [r, dim]   residual stream at these positions: l = 0 after the embedding, l = i + 1 after layer i
+    rows.<s>        I32 [r]        positions whose hidden states are kept: all up to 33 tokens,
+                                   else every eighth and the last
+    hidden.<s>.<l>  F64 [r, dim]   residual stream there: l = 0 after the embedding, l = i + 1
+                                   after layer i
     normed.<s>      F64 [dim]      final norm of the last position
     logits.<s>      F64 [11]       logits of the choices at the last position
     choice_ids      I32 [11]       ids of the letters A..K
     inv_freq        F64 [head_dim / 2]
-    error_f32       F64 [n_layers + 2]  largest |difference| of the float32 `transformers` model to the float64 values, for l = 0..n_layers
-                                   over all sequences and kept rows; the last one is of the logits
+    error_f32       F64 [n_layers + 2]  largest |difference| of the float32 `transformers` model to
+                                   the float64 values, for l = 0..n_layers over all sequences and
+                                   kept rows; the last one is of the logits
     error_bf16      F64 [n_layers + 2]  the same for the bfloat16 model, for information
 
-The float64 values come from forward_f64() below, written from the papers: `transformers` computes norms, rotations and
-softmax in float32 whatever the dtype of the model. That both agree to float32 accuracy is asserted."""
+The float64 values come from forward_f64() below, written from the papers: `transformers` computes
+norms, rotations and softmax in float32 whatever the dtype of the model. That both agree to float32
+accuracy is asserted."""
 
 import json
 import math
