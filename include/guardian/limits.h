@@ -72,6 +72,7 @@
 #define GD_HTTP_BODIES_BYTES_MAX (64 * GD_MIB) /* request bodies held at one time, all together */
 #define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB) /* read off after a refusal, so that it arrives */
 #define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
+#define GD_HTTP_BODY_MS_MAX 10000           /* from the head of a request to the last byte of its body */
 #define GD_HTTP_BATCH_WORKERS 8             /* threads that score items of batches beside the caller */
 #define GD_CLI_INPUT_BYTES_MAX (256 * GD_MIB) /* a JSON Lines file of the command line */
 

@@ -25,6 +25,7 @@ struct gd_service {
     int64_t created;              /* seconds since 1970 when the model was ready, or the start */
     _Atomic uint32_t connections; /* open now */
     struct gd_batch_pool *batch;
+    struct gd_watch *watch;
 };
 
 /* An answer under construction; belongs to its connection's thread. */
@@ -100,6 +101,20 @@ void gd_batch_pool_close(struct gd_batch_pool *p);
 /* Returns when every item has its judgement or its error. */
 void gd_batch_pool_run(struct gd_batch_pool *p, struct gd_guard *g, struct gd_batch_item *items,
                        size_t n_items);
+
+/* watch.c: bodies that must arrive in GD_HTTP_BODY_MS_MAX; any thread. */
+struct gd_watch;
+struct gd_watch_entry {
+    struct gd_watch_entry *next;
+    const char *remote; /* numeric; with the two ports it names one connection */
+    uint16_t remote_port, local_port;
+    int64_t deadline_ns;
+    bool late;
+};
+int gd_watch_open(struct gd_watch **out, struct gd_err *err);
+void gd_watch_close(struct gd_watch *w);
+void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e);
+bool gd_watch_end(struct gd_watch *w, struct gd_watch_entry *e); /* false when it was cut */
 
 /* info.c: handlers of the routes that tell about the server */
 void gd_info_healthz(struct gd_service *s, const struct gd_http_request *req,

@@ -90,26 +90,6 @@ static void read_head(const struct mg_request_info *ri, struct gd_http_request *
     gd_reply_request_id(req);
 }
 
-static int read_body(struct mg_connection *conn, size_t len, char **out)
-{
-    char *data = malloc(len + 1);
-    size_t n = 0;
-    if (data == NULL) {
-        return GD_ENOMEM;
-    }
-    while (n < len) {
-        int k = mg_read(conn, data + n, len - n);
-        if (k <= 0) {
-            free(data);
-            return GD_EIO;
-        }
-        n += (size_t)k;
-    }
-    data[len] = '\0';
-    *out = data;
-    return 0;
-}
-
 /* What one request needs from its start until its answer is written. */
 struct exchange {
     struct gd_http_request req;
@@ -120,6 +100,7 @@ struct exchange {
     size_t held;   /* body bytes counted at admission */
     size_t unread; /* body bytes that the client may still send */
     char *body;
+    struct gd_watch_entry watch;
 };
 
 static void fail_gate(struct exchange *x)
@@ -169,6 +150,36 @@ static bool pass_head(struct gd_service *s, struct exchange *x)
     return true;
 }
 
+/* mg_read returns less than was asked when the client closed, when nothing came for a time, and
+ * when the watchdog cut the connection. False with the answer set when the body is not there. */
+static bool read_body(struct gd_service *s, struct mg_connection *conn, struct exchange *x)
+{
+    size_t len = x->gate.content_length;
+    x->body = malloc(len + 1);
+    if (x->body == NULL) {
+        gd_reply_fail(&x->resp, 503, gd_status_wire(GD_ENOMEM), NULL, gd_status_message(GD_ENOMEM));
+        return false;
+    }
+    gd_watch_begin(s->watch, &x->watch);
+    int k = len > 0 ? mg_read(conn, x->body, len) : 0;
+    bool in_time = gd_watch_end(s->watch, &x->watch);
+    x->unread = 0;
+    if (k >= 0 && (size_t)k == len) {
+        x->body[len] = '\0';
+        x->req.body = (struct gd_str){x->body, len};
+        return true;
+    }
+    x->resp.close = true;
+    if (in_time) {
+        gd_reply_fail(&x->resp, 400, "incomplete_body", NULL,
+                      "the body ended before its Content-Length, or nothing came for 5 seconds");
+    } else {
+        gd_reply_fail(&x->resp, 408, "request_timeout", NULL,
+                      "the body did not arrive within 10 seconds");
+    }
+    return false;
+}
+
 static void serve(struct gd_service *s, struct mg_connection *conn, struct exchange *x)
 {
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -180,37 +191,28 @@ static void serve(struct gd_service *s, struct mg_connection *conn, struct excha
         if (x->gate.expect_continue) {
             mg_write(conn, go_on, sizeof(go_on) - 1);
         }
-        int rc = read_body(conn, x->gate.content_length, &x->body);
-        if (rc != 0) {
-            bool memory = rc == GD_ENOMEM;
-            gd_reply_fail(&x->resp, memory ? 503 : 400,
-                          memory ? gd_status_wire(rc) : "incomplete_body", NULL,
-                          memory ? gd_status_message(rc)
-                                 : "the body ended before its Content-Length, or came too slowly");
-            x->unread = memory ? x->unread : 0;
-            x->resp.close = true;
+        if (!read_body(s, conn, x)) {
             return;
         }
-        x->unread = 0;
-        x->req.body = (struct gd_str){x->body, x->gate.content_length};
     }
     route->handle(s, &x->req, &x->resp);
 }
 
 /* Reads off what a refused request still sends, so that closing does not wipe the answer from the
  * client's side. */
-static void discard(struct mg_connection *conn, size_t unread)
+static void discard(struct gd_service *s, struct mg_connection *conn, struct exchange *x)
 {
     char sink[8192];
-    size_t left = unread < GD_HTTP_DISCARD_BYTES_MAX ? unread : GD_HTTP_DISCARD_BYTES_MAX;
-    while (left > 0) {
+    bool more = true;
+    size_t left = x->unread < GD_HTTP_DISCARD_BYTES_MAX ? x->unread : GD_HTTP_DISCARD_BYTES_MAX;
+    gd_watch_begin(s->watch, &x->watch);
+    while (left > 0 && more) {
         size_t want = left < sizeof(sink) ? left : sizeof(sink);
         int k = mg_read(conn, sink, want);
-        if (k < 0 || (size_t)k < want) {
-            return; /* nothing more came within the library's time limit */
-        }
+        more = k >= 0 && (size_t)k == want;
         left -= want;
     }
+    gd_watch_end(s->watch, &x->watch);
 }
 
 static void answer(struct mg_connection *conn, const struct exchange *x, double total_ms)
@@ -247,6 +249,9 @@ static int on_request(struct mg_connection *conn)
     x->resp.content_type = "application/json";
     x->route = -1;
     gd_buf_init(&x->resp.body, GD_HTTP_ANSWER_BYTES_MAX);
+    x->watch.remote = ri->remote_addr;
+    x->watch.remote_port = (uint16_t)ri->remote_port;
+    x->watch.local_port = h->port;
     read_head(ri, &x->req);
     serve(s, conn, x);
 
@@ -265,7 +270,7 @@ static int on_request(struct mg_connection *conn)
         gd_service_leave(s, x->held);
     }
     if (x->unread > 0 && !x->gate.expect_continue) {
-        discard(conn, x->unread);
+        discard(s, conn, x);
     }
     if (!priming) {
         gd_reply_log(&x->req, &x->resp, total_ms);

@@ -216,11 +216,13 @@ int gd_service_init(struct gd_service *s, const char *version, const char *model
     }
     s->start_ns = gd_now_ns();
     s->created = (int64_t)time(NULL);
-    return gd_batch_pool_open(&s->batch, err);
+    int rc = gd_watch_open(&s->watch, err);
+    return rc != 0 ? rc : gd_batch_pool_open(&s->batch, err);
 }
 
 void gd_service_free(struct gd_service *s)
 {
     gd_batch_pool_close(s->batch);
+    gd_watch_close(s->watch);
     free((void *)(uintptr_t)s->model_name);
 }

@@ -3,6 +3,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import SHARED, pending_request, responses
@@ -78,7 +79,7 @@ def test_what_follows_a_refusal_is_not_run(server, name):
 
 
 def test_leading_blanks_are_refused_by_every_worker(server):
-    """Also in a multiple of the alignment of memory, and also on workers that never had a client."""
+    """Also in multiples of the alignment of memory, and also on workers that never had a client."""
     held = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(200)]
     for i, s in enumerate(held):
         s.sendall((b"\r\n" * 8, b"\n" * 16, b" " * 64, b"\r\n" * 100)[i % 4] + GET + b"\r\n")
@@ -92,6 +93,33 @@ def test_short_body(server):
     r = responses(raw)
     assert [x.status for x in r] == [400] and closed
     assert r[0].error["code"] == "incomplete_body"
+
+
+def test_trickled_bodies_are_cut(server):
+    """A byte now and then holds a worker for 10 s, not for as long as the client likes; others are served meanwhile."""
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(50)]
+    began = time.monotonic()
+    for s in held:
+        s.sendall(POST + length(1000) + b"\r\n")
+    left, answers = list(held), []
+    while left and time.monotonic() - began < 25:
+        time.sleep(0.4)
+        for s in list(left):
+            try:
+                s.sendall(b" ")
+                s.setblocking(False)
+                answers.append(s.recv(4096))
+                left.remove(s)
+            except BlockingIOError:
+                s.settimeout(20)
+            except (ConnectionResetError, BrokenPipeError):
+                left.remove(s)
+        assert server.get("/healthz").status == 200
+    took = time.monotonic() - began
+    for s in held:
+        s.close()
+    assert not left and 9 < took < 14
+    assert all(a.startswith(b"HTTP/1.1 408") for a in answers) and len(answers) > 40
 
 
 def test_too_large_body_gets_its_answer(server):
