@@ -127,13 +127,6 @@ static int check_policy(const struct gd_guard *g, const struct gd_json *request,
                       gd_text_shown(asked), asked.ptr, full);
 }
 
-/* Model and one step of the engine both bound a prompt. */
-static uint32_t context_max(const struct gd_guard *g)
-{
-    const uint32_t model = gd_engine_model(g->engine)->config.context_max;
-    return model < GD_BATCH_TOKENS_MAX ? model : GD_BATCH_TOKENS_MAX;
-}
-
 /* Envelope, trajectory and prompt: what judging and rendering share. The prompt is to be freed on
  * GD_OK. */
 static int prepare(const struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
@@ -143,8 +136,8 @@ static int prepare(const struct gd_guard *g, struct gd_arena *a, const struct gd
     if (rc == GD_OK)
         rc = check_policy(g, request, err);
     if (rc == GD_OK)
-        rc = gd_prompt_build(g->policy, gd_engine_tokenizer(g->engine), traj, context_max(g), a,
-                             prompt, err);
+        rc = gd_prompt_build(g->policy, gd_engine_tokenizer(g->engine), traj,
+                             gd_engine_context_max(g->engine), a, prompt, err);
     return rc;
 }
 
