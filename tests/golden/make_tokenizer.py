@@ -100,7 +100,8 @@ def marks(rng, n):
 def broken(rng, n):
     """Bytes that are not UTF-8: noise, cut characters, surrogates, overlong forms."""
     bad = [b"\x80", b"\xbf", b"\xc0\x80", b"\xc1", b"\xc3", b"\xe2\x82", b"\xed\xa0\x80",
-           b"\xf0\x9f", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5", b"\xff\xfe", b"\xe0\x80\xaf", b"\xfc\x80"]
+           b"\xf0\x9f", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5", b"\xff\xfe",
+           b"\xe0\x80\xaf", b"\xfc\x80"]
     out = []
     for _ in range(n):
         if rng.random() < 0.3:
