@@ -2,7 +2,7 @@
  *
  * oneDNN changes a row's bits with the number of rows and with its own threading. So every product
  * is cut into tiles of 64 rows (the last one padded with zeros through a staging buffer) by panels
- * of about 256 columns that are chosen from n alone, and each tile x panel is one call of a
+ * of at most 192 columns that are chosen from n alone, and each tile x panel is one call of a
  * single-threaded primitive made once per (k, panel width, n). Our own pool spreads the calls over
  * threads; the tiles of a panel follow each other, so that its weights are read from memory once.
  * Weights are reordered at load into the layout the primitive asks for: bf16 where the CPU has AMX
@@ -17,32 +17,28 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PANEL 256u
+#define PANEL 192u
 
 void *gemm_alloc(size_t nbytes)
 {
     return aligned_alloc(64, (nbytes + 63) / 64 * 64 + 64);
 }
 
-/* Makes *p hold at least n elements; old contents are lost. */
-static int gemm_grow(void *p, size_t *max, size_t n, size_t elem)
+/* Memory for at least n elements in place of old, whose contents are lost; NULL when there is none.
+ */
+static void *gemm_grow(void *old, size_t *max, size_t n, size_t elem)
 {
-    void **mem = p;
-    if (n <= *max) {
-        return GD_OK;
-    }
     size_t nbytes = 0;
-    if (!gd_mul(n, elem, &nbytes)) {
-        return GD_ENOMEM;
+    if (n <= *max) {
+        return old;
     }
-    free(*mem);
+    free(old);
     *max = 0;
-    *mem = gemm_alloc(nbytes);
-    if (*mem == NULL) {
-        return GD_ENOMEM;
+    void *grown = gd_mul(n, elem, &nbytes) ? gemm_alloc(nbytes) : NULL;
+    if (grown != NULL) {
+        *max = n;
     }
-    *max = n;
-    return GD_OK;
+    return grown;
 }
 
 static uint32_t panel_width(uint32_t n)
@@ -120,9 +116,9 @@ int gdk_gemm_weight_load(struct gdk_gemm *g, uint32_t n, uint32_t k, enum gd_dty
     w->n_panels = panel_count(n);
     w->panels = calloc(w->n_panels, sizeof *w->panels);
     plain = gemm_alloc((size_t)w->width * k * sizeof *plain);
-    if (w->panels == NULL || plain == NULL ||
-        gemm_grow(&g->tail_in, &g->tail_in_max, (size_t)TILE * k, sizeof(float)) != GD_OK ||
-        gemm_grow(&g->tail_out, &g->tail_out_max, (size_t)TILE * n, sizeof(float)) != GD_OK) {
+    g->tail_in = gemm_grow(g->tail_in, &g->tail_in_max, (size_t)TILE * k, sizeof(float));
+    g->tail_out = gemm_grow(g->tail_out, &g->tail_out_max, (size_t)TILE * n, sizeof(float));
+    if (w->panels == NULL || plain == NULL || g->tail_in == NULL || g->tail_out == NULL) {
         goto done;
     }
     rc = GD_OK;
@@ -251,7 +247,8 @@ int gdk_gemm_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct
     }
     if (g->bf16) {
         size_t need = (size_t)job.n_tiles * TILE * w->k;
-        if (gemm_grow(&g->rounded, &g->rounded_max, need, sizeof(uint16_t)) != GD_OK) {
+        g->rounded = gemm_grow(g->rounded, &g->rounded_max, need, sizeof(uint16_t));
+        if (g->rounded == NULL) {
             return GD_ENOMEM;
         }
         gd_pool_run(g->pool, job.n_tiles, round_item, &job);

@@ -36,7 +36,9 @@ GDK_CLONES void gdk_add_rmsnorm_cpu(uint32_t begin, uint32_t end, uint32_t dim, 
                 sum[j] += sum[j + w];
             }
         }
-        float scale = 1.0f / sqrtf(sum[0] / (float)dim + eps);
+        /* An overflow would give a scale of 0 and hide in a row of zeros: it has to reach the
+         * scores. */
+        float scale = isfinite(sum[0]) ? 1.0f / sqrtf(sum[0] / (float)dim + eps) : NAN;
         for (i = 0; i < dim; i++) {
             dst[i] = row[i] * scale * weight[i];
         }

@@ -132,6 +132,9 @@ static void test_add_rmsnorm(void **state)
             assert_memory_equal(got, out + off, m * sizeof *got);
             free(got);
         }
+        x2[0] = 3e38f; /* finite, but its square is not: no silent row of zeros */
+        assert_int_equal(be->ops->add_rmsnorm(be, 1, dim, x2, NULL, weight, 1e-5f, out), GD_OK);
+        assert_true(isnan(out[0]) && isnan(out[dim - 1]));
         free(x), free(delta), free(weight), free(x2), free(out);
     }
     be->ops->close(be);

@@ -63,7 +63,8 @@ struct gd_backend_ops {
 
     /* out[n_tokens, k] fp32 = table rows of batch->tokens */
     int (*embed)(struct gd_backend *be, const struct gd_batch *b, const struct gd_table *t, float *out);
-    /* x[rows, dim] += delta[rows, dim] (delta may be NULL); out = x / sqrt(mean(x^2) + eps) * weight[dim] */
+    /* x[rows, dim] += delta[rows, dim] (delta may be NULL); out = x / sqrt(mean(x^2) + eps) * weight[dim];
+     * a row whose squares overflow becomes NaN, not zeros */
     int (*add_rmsnorm)(struct gd_backend *be, uint32_t rows, uint32_t dim, float *x,
                        const float *delta, const float *weight, float eps, float *out);
     /* out[rows, n] = a[rows, k] * w^T (+ bias[n], may be NULL) */

@@ -65,7 +65,8 @@ void gdk_to_f32_cpu(size_t n, enum gd_dtype dtype, const void *src, float *dst);
 void gdk_embed_cpu(uint32_t begin, uint32_t end, uint32_t k, enum gd_dtype dtype, const void *rows,
                    const int32_t *tokens, float *out);
 
-/* x += delta (may be NULL); out = x / sqrt(mean(x^2) + eps) * weight. x, delta, out: [.., dim]. */
+/* x += delta (may be NULL); out = x / sqrt(mean(x^2) + eps) * weight, NaN where the squares
+ * overflow. x, delta, out: [.., dim]. */
 void gdk_add_rmsnorm_cpu(uint32_t begin, uint32_t end, uint32_t dim, float *x, const float *delta,
                          const float *weight, float eps, float *out);
 
