@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define NAME_BYTES_COMPARED 128 /* of a name, for similarity */
-#define SIMILAR_MAX 64
 
 enum { NAME_CALLED = 1, NAME_ANNOUNCED = 2 };
 
@@ -117,6 +116,59 @@ static int number_names(struct gd_render *r, struct gd_arena *a)
     return r->name_state ? GD_OK : GD_ENOMEM;
 }
 
+/* Pairs of neighbouring bytes: as a set of bits, and (gd_bigrams) as a list without repetition. */
+struct bigram_set {
+    uint64_t bits[1024];
+};
+
+static uint32_t lower(char c)
+{
+    return (unsigned char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+}
+
+/* Adds one; true when it was not there. */
+static bool add_bigram(struct bigram_set *set, uint32_t g)
+{
+    const uint64_t bit = (uint64_t)1 << (g % 64);
+    const bool is_new = !(set->bits[g / 64] & bit);
+    set->bits[g / 64] |= bit;
+    return is_new;
+}
+
+static int list_bigrams(struct gd_arena *a, struct gd_str name, struct gd_bigrams *out)
+{
+    struct bigram_set seen = {{0}};
+    const size_t len = name.len < NAME_BYTES_COMPARED ? name.len : NAME_BYTES_COMPARED;
+    out->n = 0;
+    out->at = gd_arena_calloc(a, len, sizeof *out->at);
+    if (!out->at)
+        return GD_ENOMEM;
+    for (size_t i = 0; i + 1 < len; i++) {
+        const uint32_t g = lower(name.ptr[i]) << 8 | lower(name.ptr[i + 1]);
+        if (add_bigram(&seen, g))
+            out->at[out->n++] = (uint16_t)g;
+    }
+    return GD_OK;
+}
+
+/* Room for the rankings, and every tool's bigrams; nothing when there is nothing to rank. */
+static int prepare_similar(struct gd_render *r, struct gd_arena *a)
+{
+    const uint32_t max = r->policy->budget.similar_tools;
+    const uint32_t n = r->traj->n_tools;
+    r->bigrams = gd_arena_calloc(a, n, sizeof *r->bigrams);
+    r->similar = gd_arena_calloc(a, n > 0 ? r->n_names : 0, sizeof *r->similar);
+    uint32_t *tools = gd_arena_calloc(a, (size_t)r->n_names * (n > 0 ? max : 0), sizeof *tools);
+    if (!r->bigrams || !r->similar || !tools)
+        return GD_ENOMEM;
+    for (uint32_t i = 0; i < r->n_names && n > 0; i++)
+        r->similar[i].tool = tools + (size_t)i * max;
+    int rc = GD_OK;
+    for (uint32_t i = 0; i < n && rc == GD_OK; i++)
+        rc = list_bigrams(a, r->traj->tools[i].name, &r->bigrams[i]);
+    return rc;
+}
+
 static struct gd_str line_of(const struct gd_render *r, uint32_t tool)
 {
     const size_t start = tool ? r->line_end[tool - 1] : 0;
@@ -162,7 +214,8 @@ int gd_catalogue_open(struct gd_render *r, struct gd_arena *a, struct gd_err *er
     r->line_repeated = gd_arena_calloc(a, n, sizeof *r->line_repeated);
     r->written = gd_arena_calloc(a, n, sizeof *r->written);
     if (!r->line_end || !r->line_elided || !r->line_repeated || !r->written ||
-        number_names(r, a) != GD_OK || prepare_lines(r, a) != GD_OK)
+        number_names(r, a) != GD_OK || prepare_lines(r, a) != GD_OK ||
+        prepare_similar(r, a) != GD_OK)
         return gd_err_set(err, GD_ENOMEM, "not enough memory to render the tools");
     if (r->lines.failed || r->scratch.failed)
         return gd_err_set(err, r->lines.failed ? r->lines.failed : r->scratch.failed,
@@ -201,92 +254,56 @@ void gd_catalogue_arrives(struct gd_render *r, const struct gd_event *ev, bool s
         write_tool(r, i);
 }
 
-/* Distinct pairs of neighbouring bytes, as a set of bits. */
-struct bigrams {
-    uint64_t bits[1024];
-    uint32_t n;
-};
-
-static uint32_t lower(char c)
-{
-    return (unsigned char)(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-}
-
-static uint32_t bigram(struct gd_str s, size_t i)
-{
-    return lower(s.ptr[i]) << 8 | lower(s.ptr[i + 1]);
-}
-
-static size_t n_bigrams(struct gd_str s)
-{
-    const size_t len = s.len < NAME_BYTES_COMPARED ? s.len : NAME_BYTES_COMPARED;
-    return len > 1 ? len - 1 : 0;
-}
-
-/* Adds s to an empty set; counts how many of its bigrams are in `other` too (may be NULL). */
-static uint32_t add_bigrams(struct bigrams *set, struct gd_str s, const struct bigrams *other)
-{
-    uint32_t common = 0;
-    for (size_t i = 0; i < n_bigrams(s); i++) {
-        const uint32_t g = bigram(s, i);
-        const uint64_t bit = (uint64_t)1 << (g % 64);
-        if (set->bits[g / 64] & bit)
-            continue;
-        set->bits[g / 64] |= bit;
-        set->n++;
-        common += other && (other->bits[g / 64] & bit) != 0;
-    }
-    return common;
-}
-
-static void clear_bigrams(struct bigrams *set, struct gd_str s)
-{
-    for (size_t i = 0; i < n_bigrams(s); i++)
-        set->bits[bigram(s, i) / 64] = 0;
-    set->n = 0;
-}
-
-struct best {
-    uint32_t tool[SIMILAR_MAX];
-    double score[SIMILAR_MAX];
-    uint32_t n, max;
-};
-
 /* Keeps the highest scores; of equal ones those that came first. */
-static void keep_best(struct best *b, uint32_t tool, double score)
+static void keep_best(struct gd_similar *b, double *scores, uint32_t max, uint32_t tool,
+                      double score)
 {
     uint32_t i = b->n;
-    while (i > 0 && score > b->score[i - 1])
+    while (i > 0 && score > scores[i - 1])
         i--;
-    if (i >= b->max)
+    if (i >= max)
         return;
-    b->n += b->n < b->max;
+    b->n += b->n < max;
     for (uint32_t k = b->n - 1; k > i; k--) {
         b->tool[k] = b->tool[k - 1];
-        b->score[k] = b->score[k - 1];
+        scores[k] = scores[k - 1];
     }
     b->tool[i] = tool;
-    b->score[i] = score;
+    scores[i] = score;
 }
 
-static void write_similar(struct gd_render *r, uint32_t name, struct gd_str text)
+/* Ranks the tools known now; kept, because a prompt that is cut is rendered several times. */
+static void rank_similar(struct gd_render *r, uint32_t name, struct gd_similar *s)
 {
-    struct bigrams called = {.n = 0};
-    struct bigrams other = {.n = 0};
-    struct best best = {.max = r->policy->budget.similar_tools};
-    best.max = best.max < SIMILAR_MAX ? best.max : SIMILAR_MAX;
-    (void)add_bigrams(&called, text, NULL);
+    const uint32_t max = r->policy->budget.similar_tools;
+    double scores[GD_POLICY_SIMILAR_TOOLS_MAX];
+    struct bigram_set called = {{0}};
+    uint32_t own = r->known; /* a tool of this name has its list */
+    for (uint32_t i = 0; i < r->known; i++)
+        own = r->tool_name[i] == name ? i : own;
+    for (uint32_t i = 0; i < r->bigrams[own].n; i++)
+        (void)add_bigram(&called, r->bigrams[own].at[i]);
+    s->n = 0;
+    s->known = r->known;
     for (uint32_t i = 0; i < r->known; i++) {
+        const struct gd_bigrams *other = &r->bigrams[i];
         if (r->tool_name[i] == name || r->line_repeated[i])
             continue;
-        const struct gd_str s = r->traj->tools[i].name;
-        const uint32_t common = add_bigrams(&other, s, &called);
-        const uint32_t total = called.n + other.n;
-        keep_best(&best, i, total ? 2.0 * common / total : 0.0);
-        clear_bigrams(&other, s);
+        uint32_t common = 0;
+        for (uint32_t k = 0; k < other->n; k++)
+            common += called.bits[other->at[k] / 64] >> (other->at[k] % 64) & 1;
+        const uint32_t total = r->bigrams[own].n + other->n;
+        keep_best(s, scores, max, i, total ? 2.0 * common / total : 0.0);
     }
-    for (uint32_t i = 0; i < best.n; i++)
-        write_tool(r, best.tool[i]);
+}
+
+static void write_similar(struct gd_render *r, uint32_t name)
+{
+    struct gd_similar *s = &r->similar[name];
+    if (s->known != r->known)
+        rank_similar(r, name, s);
+    for (uint32_t i = 0; i < s->n; i++)
+        write_tool(r, s->tool[i]);
 }
 
 static void announce_unknown(struct gd_render *r, struct gd_str name)
@@ -320,6 +337,6 @@ void gd_catalogue_before_call(struct gd_render *r, uint32_t event)
         return;
     }
     if (!all_written && !(r->name_state[name] & NAME_CALLED))
-        write_similar(r, name, text);
+        write_similar(r, name);
     r->name_state[name] |= NAME_CALLED;
 }

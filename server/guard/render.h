@@ -8,6 +8,18 @@
 #include "guardian/policy.h"
 #include "guardian/trajectory.h"
 
+/* Distinct pairs of neighbouring bytes of a name. */
+struct gd_bigrams {
+    uint16_t *at;
+    uint32_t n;
+};
+
+/* The functions most similar to one, among the first `known` tools; known 0: not ranked yet. */
+struct gd_similar {
+    uint32_t *tool; /* [similar_tools] */
+    uint32_t n, known;
+};
+
 struct gd_render {
     const struct gd_policy *policy;
     const struct gd_trajectory *traj;
@@ -22,6 +34,8 @@ struct gd_render {
     uint32_t *tool_name;  /* [n_tools] equal names have equal numbers */
     uint32_t *event_name; /* [n_events] calls: number of the function's name */
     uint32_t n_names;
+    struct gd_bigrams *bigrams; /* [n_tools] */
+    struct gd_similar *similar; /* [n_names] filled when needed */
 
     /* state of the rendering that runs */
     bool *written;        /* [n_tools] */
