@@ -291,7 +291,7 @@ static void rank_similar(struct gd_render *r, uint32_t name, struct gd_similar *
             continue;
         uint32_t common = 0;
         for (uint32_t k = 0; k < other->n; k++)
-            common += called.bits[other->at[k] / 64] >> (other->at[k] % 64) & 1;
+            common += (uint32_t)(called.bits[other->at[k] / 64] >> (other->at[k] % 64) & 1);
         const uint32_t total = r->bigrams[own].n + other->n;
         keep_best(s, scores, max, i, total ? 2.0 * common / total : 0.0);
     }
