@@ -87,7 +87,7 @@ class Server:
             time.sleep(0.02)
         raise AssertionError("no log line '%s' in time" % msg)
 
-    def connect(self, timeout=60):
+    def connect(self, timeout=300):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def ask(self, method, path, body=None, headers=None, connection=None):
