@@ -225,8 +225,8 @@ int main(int argc, char **argv)
     }
     struct gd_engine_options opt = {.model_dir = argv[1]};
     opt.n_threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
-    int runs = argc > 3 ? atoi(argv[3]) : 50;
-    runs = runs < 1 ? 1 : runs > MAX_RUNS ? MAX_RUNS : runs;
+    long runs_wanted = argc > 3 ? strtol(argv[3], NULL, 10) : 50;
+    int runs = runs_wanted < 1 ? 1 : runs_wanted > MAX_RUNS ? MAX_RUNS : (int)runs_wanted;
     static int32_t tokens[GD_BATCH_TOKENS_MAX];
     struct gd_engine *e = NULL;
     struct gd_err err = {0};
