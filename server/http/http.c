@@ -295,7 +295,8 @@ static int on_error(struct mg_connection *conn, int status, const char *message)
     gd_buf_init(&resp.body, GD_HTTP_ANSWER_BYTES_MAX);
     gd_buf_init(&out, GD_HTTP_ANSWER_BYTES_MAX);
     gd_reply_request_id(&req);
-    gd_reply_fail(&resp, status, "bad_request", NULL, "the request head could not be read");
+    gd_reply_fail(&resp, status, status == 408 ? "request_timeout" : "bad_request", NULL,
+                  "the request head could not be read");
     gd_reply_head(&req, &resp, 0.0, &out);
     gd_buf_add(&out, resp.body.data, resp.body.len);
     if (out.failed == 0) {

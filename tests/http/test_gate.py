@@ -95,6 +95,19 @@ def test_short_body(server):
     assert r[0].error["code"] == "incomplete_body"
 
 
+def test_slow_heads_end(server):
+    """All of a head must arrive within 5 s, however it is cut into pieces."""
+    began = time.monotonic()
+    silent = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    slow = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        for i in range(60):
+            slow.sendall((GET + b"X: " + b"a" * 60)[i:i + 1])
+            time.sleep(0.25)
+    assert silent.recv(10) == b""
+    assert 4 < time.monotonic() - began < 10
+
+
 def test_trickled_bodies_are_cut(server):
     """A byte now and then holds a worker for 10 s, not for as long as the client likes; others are served meanwhile."""
     held = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(50)]

@@ -180,7 +180,7 @@ def test_drain_loses_no_answer(start):
     def work(i):
         c = s.connect()
         for k in range(100000):
-            r = s.guard(pending_request(CITIES[k % 8], words=(i * 13 + k) % 120), connection=c)
+            r = s.guard(patient(CITIES[k % 8], (i * 13 + k) % 120), connection=c)
             with lock:
                 counts["verdict" if r.status == 200 else "refused"] += 1
             asked.set()
