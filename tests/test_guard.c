@@ -273,10 +273,10 @@ static void test_out_of_memory(void **state)
     (void)state;
     struct gd_arena json;
     const struct gd_json *v = NULL;
-    bool worked = false;
+    int worked = 0;
     gd_arena_init(&json, GD_REQUEST_ARENA_BYTES);
     assert_int_equal(gd_json_parse(&json, gd_str_from(STORY PATIENT "}"), &GD_JSON_REQUEST_LIMITS, &v, NULL), GD_OK);
-    for (size_t budget = 0; budget < 30000; budget += 500) {
+    for (size_t budget = 0; budget < 100000 && worked < 3; budget += 500) {
         struct gd_arena a;
         struct gd_judgement j;
         struct gd_err err = {0};
@@ -284,20 +284,20 @@ static void test_out_of_memory(void **state)
         const int rc = gd_guard_judge(guard, &a, v, &j, &err);
         assert_true(rc == GD_OK || (rc == GD_ENOMEM && !worked));
         assert_int_equal(j.verdict.action == GD_ACTION_ERROR, rc != GD_OK);
-        worked = worked || rc == GD_OK;
+        worked += rc == GD_OK;
         gd_arena_free(&a);
     }
-    assert_true(worked);
+    assert_int_equal(worked, 3);
     gd_arena_free(&json);
 }
 
-#define THREADS 4
+#define THREADS 3
 
 static void *judge_many(void *arg)
 {
     double *scores = arg;
     static const char *const requests[2] = {STORY PATIENT "}", "{\"messages\":[" USER "," CALL "]" PATIENT "}"};
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < 4; i++) {
         struct gd_arena a;
         struct gd_judgement j;
         const struct gd_json *v = NULL;
