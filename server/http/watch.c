@@ -30,7 +30,7 @@ struct gd_watch {
 /* The descriptor is a connection from e's peer to our port. */
 static bool is_connection(int fd, const struct gd_watch_entry *e, const struct in_addr *addr)
 {
-    struct sockaddr_in peer, own;
+    struct sockaddr_in peer = {0}, own = {0};
     socklen_t n_peer = sizeof(peer), n_own = sizeof(own);
     if (getpeername(fd, (struct sockaddr *)&peer, &n_peer) != 0 ||
         getsockname(fd, (struct sockaddr *)&own, &n_own) != 0) {
