@@ -1,7 +1,8 @@
 /* arena.h - one arena per request, dropped whole; and the string slice that points into it.
  *
- * An arena belongs to one thread at a time. Its budget bounds the bytes it will ever take from malloc, so that a
- * request cannot use more memory than its limit in limits.h. Nothing in an arena is freed singly. */
+ * An arena belongs to one thread at a time. Its budget bounds the bytes it will ever take from
+ * malloc, so that a request cannot use more memory than its limit in limits.h. Nothing in an arena
+ * is freed singly. */
 #ifndef GUARDIAN_ARENA_H
 #define GUARDIAN_ARENA_H
 
@@ -21,8 +22,8 @@ struct gd_arena {
 void gd_arena_init(struct gd_arena *a, size_t budget_bytes);
 void gd_arena_free(struct gd_arena *a);
 
-/* Zeroed memory aligned for any type, or NULL when the budget or the system is out of memory. size 0 gives a
- * pointer that must not be read. */
+/* Zeroed memory aligned for any type, or NULL when the budget or the system is out of memory. size
+ * 0 gives a pointer that must not be read. */
 void *gd_arena_alloc(struct gd_arena *a, size_t size);
 
 /* n * size bytes with the product checked. */
@@ -38,12 +39,13 @@ struct gd_str {
 
 bool gd_str_eq(struct gd_str a, struct gd_str b);
 bool gd_str_eqz(struct gd_str a, const char *z);
-struct gd_str gd_str_from(const char *z);                       /* borrows z; NULL gives an empty slice */
-int gd_str_dup(struct gd_arena *a, struct gd_str s, struct gd_str *out); /* out is zero-terminated */
+struct gd_str gd_str_from(const char *z); /* borrows z; NULL gives an empty slice */
+int gd_str_dup(struct gd_arena *a, struct gd_str s,
+               struct gd_str *out); /* out is zero-terminated */
 
-/* A growing byte buffer on malloc, with a ceiling; for prompts and answers. Once an append fails, `failed` holds
- * GD_ENOMEM or GD_ELIMIT and later appends do nothing, so that callers check once at the end. Data is always
- * zero-terminated. */
+/* A growing byte buffer on malloc, with a ceiling; for prompts and answers. Once an append fails,
+ * `failed` holds GD_ENOMEM or GD_ELIMIT and later appends do nothing, so that callers check once at
+ * the end. Data is always zero-terminated. */
 struct gd_buf {
     char *data;
     size_t len;

@@ -1,11 +1,13 @@
-/* backend.h - the small table of operations between the engine and the devices; the only thing kernels/ exports.
+/* backend.h - the small table of operations between the engine and the devices; the only thing
+ * kernels/ exports.
  *
- * One instance, used by one thread (the engine's worker, after start-up). Operations are queued in order and may run
- * later; only download and sync wait. Buffers are device memory. Activations are fp32 on the CPU. All matrices are
- * row-major. A batch is packed: the new tokens of all its sequences one after another, without padding.
+ * One instance, used by one thread (the engine's worker, after start-up). Operations are queued in
+ * order and may run later; only download and sync wait. Buffers are device memory. Activations are
+ * fp32 on the CPU. All matrices are row-major. A batch is packed: the new tokens of all its
+ * sequences one after another, without padding.
  *
- * Deterministic scores: for one build, device and instruction set each row of each result has the same bits whatever
- * other rows are in the batch, in which order, and however many threads work.
+ * Deterministic scores: for one build, device and instruction set each row of each result has the
+ * same bits whatever other rows are in the batch, in which order, and however many threads work.
  *
  * Every operation has a plain C twin in kernels/<op>.c (gdk_<op>_cpu) that is its specification. */
 #ifndef GUARDIAN_BACKEND_H
@@ -23,8 +25,8 @@ struct gd_rope {
     const float *inv_freq; /* [head_dim / 2] fp32, host memory, lives as long as the model */
 };
 
-/* What every operation of one step needs to know about the packed batch. All arrays are host memory and stay
- * unchanged until the step's sync. */
+/* What every operation of one step needs to know about the packed batch. All arrays are host memory
+ * and stay unchanged until the step's sync. */
 struct gd_batch {
     uint32_t n_tokens;
     uint32_t n_seqs;
@@ -55,36 +57,42 @@ struct gd_backend_ops {
                        const void *rows, struct gd_weight **out, struct gd_err *err);
     void (*weight_free)(struct gd_backend *be, struct gd_weight *w);
     /* Takes rows[n,k] over (malloc'ed, freed by table_free, or at once when this fails). */
-    int (*table_load)(struct gd_backend *be, uint32_t n, uint32_t k, enum gd_dtype dtype, void *rows,
-                      struct gd_table **out, struct gd_err *err);
+    int (*table_load)(struct gd_backend *be, uint32_t n, uint32_t k, enum gd_dtype dtype,
+                      void *rows, struct gd_table **out, struct gd_err *err);
     void (*table_free)(struct gd_backend *be, struct gd_table *t);
     /* Bytes that a packed [n,k] weight will take, for the memory plan. */
     size_t (*weight_bytes)(struct gd_backend *be, uint32_t n, uint32_t k);
 
     /* out[n_tokens, k] fp32 = table rows of batch->tokens */
-    int (*embed)(struct gd_backend *be, const struct gd_batch *b, const struct gd_table *t, float *out);
-    /* x[rows, dim] += delta[rows, dim] (delta may be NULL); out = x / sqrt(mean(x^2) + eps) * weight[dim];
-     * a row whose squares overflow becomes NaN, not zeros */
+    int (*embed)(struct gd_backend *be, const struct gd_batch *b, const struct gd_table *t,
+                 float *out);
+    /* x[rows, dim] += delta[rows, dim] (delta may be NULL); out = x / sqrt(mean(x^2) + eps) *
+     * weight[dim]; a row whose squares overflow becomes NaN, not zeros */
     int (*add_rmsnorm)(struct gd_backend *be, uint32_t rows, uint32_t dim, float *x,
                        const float *delta, const float *weight, float eps, float *out);
     /* out[rows, n] = a[rows, k] * w^T (+ bias[n], may be NULL) */
     int (*gemm)(struct gd_backend *be, uint32_t rows, const float *a, const struct gd_weight *w,
                 const float *bias, float *out);
-    /* qkv[n_tokens, (n_heads + 2 n_kv_heads) * head_dim]: rotates Q in place (halves convention of the Hugging Face
-     * weights), writes rotated K and V of each token to k_cache and v_cache [n_tokens, n_kv_heads * head_dim] */
+    /* qkv[n_tokens, (n_heads + 2 n_kv_heads) * head_dim]: rotates Q in place (halves convention of
+     * the Hugging Face weights), writes rotated K and V of each token to k_cache and v_cache
+     * [n_tokens, n_kv_heads * head_dim] */
     int (*rope_kv)(struct gd_backend *be, const struct gd_batch *b, const struct gd_attn_shape *s,
                    const struct gd_rope *rope, float *qkv, float *k_cache, float *v_cache);
-    /* out[n_tokens, n_heads * head_dim]: causal attention within each sequence; Q is the first part of each qkv row */
+    /* out[n_tokens, n_heads * head_dim]: causal attention within each sequence; Q is the first part
+     * of each qkv row */
     int (*attention)(struct gd_backend *be, const struct gd_batch *b, const struct gd_attn_shape *s,
                      const float *qkv, const float *k_cache, const float *v_cache, float *out);
     /* gate_up[rows, 2 ffn] (gate first) -> out[rows, ffn] = silu(gate) * up */
-    int (*swiglu)(struct gd_backend *be, uint32_t rows, uint32_t ffn, const float *gate_up, float *out);
+    int (*swiglu)(struct gd_backend *be, uint32_t rows, uint32_t ffn, const float *gate_up,
+                  float *out);
     /* dst[n_rows, dim] = src rows at index[i] (host array) */
     int (*gather_rows)(struct gd_backend *be, uint32_t n_rows, uint32_t dim, const uint32_t *index,
                        const float *src, float *dst);
-    /* logits[n_ids] (host) of one normed hidden row: dot products with the table rows of ids; waits */
+    /* logits[n_ids] (host) of one normed hidden row: dot products with the table rows of ids; waits
+     * */
     int (*choice_logits)(struct gd_backend *be, uint32_t dim, const float *hidden,
-                         const struct gd_table *t, uint32_t n_ids, const int32_t *ids, float *logits);
+                         const struct gd_table *t, uint32_t n_ids, const int32_t *ids,
+                         float *logits);
 };
 
 struct gd_backend {
@@ -93,15 +101,17 @@ struct gd_backend {
     const char *isa;        /* "avx512_core_amx", "avx512_core", "avx2", ... */
     const char *gemm_dtype; /* "bf16" with AMX, else "f32" */
     uint32_t n_threads;
-    uint32_t step_tokens; /* a step over more tokens is no more efficient: packing more requests only delays them */
+    uint32_t
+        step_tokens; /* a step over more tokens is no more efficient: packing more requests only delays them */
     size_t weight_bytes_held;
 };
 
-/* CPU back end with n_threads threads, the calling one among them; 0: as many as the process may use. */
+/* CPU back end with n_threads threads, the calling one among them; 0: as many as the process may
+ * use. */
 int gd_backend_cpu_open(struct gd_backend **out, uint32_t n_threads, struct gd_err *err);
 
-/* Checks on this machine that the tile kernel gives each row the same bits wherever it stands and whoever its
- * neighbours are. GD_EBACKEND with the shape that fails. */
+/* Checks on this machine that the tile kernel gives each row the same bits wherever it stands and
+ * whoever its neighbours are. GD_EBACKEND with the shape that fails. */
 int gd_backend_selftest(struct gd_backend *be, struct gd_err *err);
 
 #endif

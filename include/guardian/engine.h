@@ -1,8 +1,10 @@
-/* engine.h - token ids in, choice logits out: the model, its tokenizer and one worker thread that owns the back end.
+/* engine.h - token ids in, choice logits out: the model, its tokenizer and one worker thread that
+ * owns the back end.
  *
- * Any thread submits with gd_engine_score and waits there; the worker packs what waits (within the back end's
- * step_tokens and GD_BATCH_SEQS_MAX, first come first served) into one forward pass. The queue is bounded: a full queue
- * refuses at once. The engine knows token ids and choice ids, not labels. */
+ * Any thread submits with gd_engine_score and waits there; the worker packs what waits (within the
+ * back end's step_tokens and GD_BATCH_SEQS_MAX, first come first served) into one forward pass. The
+ * queue is bounded: a full queue refuses at once. The engine knows token ids and choice ids, not
+ * labels. */
 #ifndef GUARDIAN_ENGINE_H
 #define GUARDIAN_ENGINE_H
 
@@ -19,7 +21,8 @@ struct gd_engine_options {
 };
 
 int gd_engine_open(struct gd_engine **out, const struct gd_engine_options *opt, struct gd_err *err);
-void gd_engine_close(struct gd_engine *e); /* fails what waits with GD_EDRAINING, then joins the worker */
+void gd_engine_close(
+    struct gd_engine *e); /* fails what waits with GD_EDRAINING, then joins the worker */
 
 /* Tokens of the longest prompt: the model's context, at most GD_BATCH_TOKENS_MAX. */
 uint32_t gd_engine_context_max(const struct gd_engine *e);
@@ -43,9 +46,9 @@ struct gd_score {
     double queue_ms, prefill_ms;
 };
 
-/* Waits for the verdict's logits, until the deadline at most. GD_EBUSY queue full, GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT
- * prompt longer than the context, GD_EUSAGE ids outside the vocabulary or no tokens, GD_EBACKEND, GD_ENOMEM,
- * GD_ENUMERIC. On failure *out is untouched. */
+/* Waits for the verdict's logits, until the deadline at most. GD_EBUSY queue full, GD_EDEADLINE,
+ * GD_EDRAINING, GD_ELIMIT prompt longer than the context, GD_EUSAGE ids outside the vocabulary or
+ * no tokens, GD_EBACKEND, GD_ENOMEM, GD_ENUMERIC. On failure *out is untouched. */
 int gd_engine_score(struct gd_engine *e, const struct gd_score_request *req, struct gd_score *out,
                     struct gd_err *err);
 
@@ -58,15 +61,17 @@ void gd_engine_stats(struct gd_engine *e, struct gd_engine_stats *out);
 
 int64_t gd_now_ns(void); /* CLOCK_MONOTONIC */
 
-/* forward.c: one step over a packed batch, on the thread that owns the back end. tap (may be NULL) sees the residual
- * stream [n_tokens, dim] after the embedding (layer -1) and after each layer; for parity tests. */
+/* forward.c: one step over a packed batch, on the thread that owns the back end. tap (may be NULL)
+ * sees the residual stream [n_tokens, dim] after the embedding (layer -1) and after each layer; for
+ * parity tests. */
 struct gd_forward; /* activation buffers for up to max_tokens */
 int gd_forward_open(struct gd_forward **out, const struct gd_model *m, uint32_t max_tokens,
                     struct gd_err *err);
 void gd_forward_close(struct gd_forward *f);
 typedef void (*gd_forward_tap)(void *ctx, int layer, const float *hidden, uint32_t n_tokens,
                                uint32_t dim);
-/* The final-norm hidden row of the last token of each sequence stays in the forward state for gd_forward_choices. */
+/* The final-norm hidden row of the last token of each sequence stays in the forward state for
+ * gd_forward_choices. */
 int gd_forward_run(struct gd_forward *f, const struct gd_batch *b, gd_forward_tap tap, void *ctx);
 int gd_forward_choices(struct gd_forward *f, uint32_t seq, const int32_t *ids, uint32_t n_ids,
                        float *logits);

@@ -12,7 +12,8 @@ struct gd_guard;
 
 struct gd_guard_options {
     struct gd_engine_options engine;
-    const char *policy_path; /* NULL: policy.json of the model directory if there, else the built-in mcip */
+    const char *
+        policy_path; /* NULL: policy.json of the model directory if there, else the built-in mcip */
 };
 
 int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, struct gd_err *err);
@@ -20,7 +21,8 @@ void gd_guard_close(struct gd_guard *g);
 
 struct gd_engine *gd_guard_engine(struct gd_guard *g);
 const struct gd_policy *gd_guard_policy(const struct gd_guard *g);
-const char *gd_guard_model_name(const struct gd_guard *g);    /* last part of the model directory's path */
+const char *
+gd_guard_model_name(const struct gd_guard *g); /* last part of the model directory's path */
 const char *gd_guard_model_version(const struct gd_guard *g); /* "sha256:..." */
 
 struct gd_judgement {
@@ -32,13 +34,13 @@ struct gd_judgement {
     uint32_t events, tokens, cached_tokens, elided, n_omitted, flags; /* flags: GD_TRAJ_F_* */
     bool truncated;
     double queue_ms, tokenize_ms, prefill_ms, total_ms; /* tokenize: parse, render and encode */
-    int64_t created; /* seconds since 1970 */
+    int64_t created;                                    /* seconds since 1970 */
     struct gd_str session; /* as the request gave it, in its text or arena; ptr NULL: none */
 };
 
-/* Judges one request object: messages | frames | mci, with optional tools, policy (must be the loaded one's name),
- * deadline_ms, session and other envelope fields of the API. Duplicate keys in the envelope are refused.
- * On failure *out has action ERROR. */
+/* Judges one request object: messages | frames | mci, with optional tools, policy (must be the
+ * loaded one's name), deadline_ms, session and other envelope fields of the API. Duplicate keys in
+ * the envelope are refused. On failure *out has action ERROR. */
 int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
                    struct gd_judgement *out, struct gd_err *err);
 
@@ -48,7 +50,8 @@ void gd_judgement_write(const struct gd_guard *g, const struct gd_judgement *j,
 /* Its member "context" alone. */
 void gd_judgement_write_context(const struct gd_judgement *j, struct gd_json_writer *w);
 
-/* The prompt of a request, as `guardian render` prints it: {"text","tokens","choices":[...],"context":{...}}. */
+/* The prompt of a request, as `guardian render` prints it:
+ * {"text","tokens","choices":[...],"context":{...}}. */
 int gd_guard_render(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
                     struct gd_json_writer *w, struct gd_err *err);
 

@@ -1,13 +1,18 @@
 /* json.h - the one bounded reader and the one writer of JSON (RFC 8259) in this program.
  *
- * Reader: parses text held by the caller into nodes in an arena; nodes keep the raw span of every value, so that what
- * is judged can be shown byte for byte. Budgets for bytes, nodes, depth and key length hold before memory is taken.
- * Strict RFC 8259 with these choices, made for payloads of real tools:
- *   - numbers of any size are legal: they stay text (gd_json_i64 and gd_json_f64 say whether they fit);
- *   - \u0000 is legal (strings carry their length); a lone surrogate escape reads as U+FFFD and sets GD_JSON_F_SURROGATE;
- *   - raw invalid UTF-8, raw control characters, a BOM, trailing bytes, comments, NaN are errors that name the byte;
- *   - duplicate keys (compared after decoding) set GD_JSON_F_DUPKEY on the object and on every value above it, up to the root;
- *     the caller decides: an envelope refuses them, a payload is flagged. Lookups return the LAST member of a name.
+ * Reader: parses text held by the caller into nodes in an arena; nodes keep the raw span of every
+ * value, so that what is judged can be shown byte for byte. Budgets for bytes, nodes, depth and key
+ * length hold before memory is taken. Strict RFC 8259 with these choices, made for payloads of real
+ *   tools:
+ *   - numbers of any size are legal: they stay text (gd_json_i64 and gd_json_f64 say whether they
+ *     fit);
+ *   - \u0000 is legal (strings carry their length); a lone surrogate escape reads as U+FFFD and
+ *     sets GD_JSON_F_SURROGATE;
+ *   - raw invalid UTF-8, raw control characters, a BOM, trailing bytes, comments, NaN are errors
+ *     that name the byte;
+ *   - duplicate keys (compared after decoding) set GD_JSON_F_DUPKEY on the object and on every
+ *     value above it, up to the root; the caller decides: an envelope refuses them, a payload is
+ *     flagged. Lookups return the LAST member of a name.
  * A document belongs to its arena; nodes are immutable and may be read by any thread. */
 #ifndef GUARDIAN_JSON_H
 #define GUARDIAN_JSON_H
@@ -46,7 +51,8 @@ struct gd_json_limits {
     size_t key_bytes_max;
 };
 
-/* Budgets for untrusted requests, and for files of our operator (tokenizer.json has a million strings). */
+/* Budgets for untrusted requests, and for files of our operator (tokenizer.json has a million
+ * strings). */
 extern const struct gd_json_limits GD_JSON_REQUEST_LIMITS;
 extern const struct gd_json_limits GD_JSON_FILE_LIMITS;
 
@@ -63,19 +69,21 @@ bool gd_json_i64(const struct gd_json *v, int64_t *out); /* an integer literal t
 bool gd_json_f64(const struct gd_json *v, double *out);  /* a number that is finite as a double */
 const char *gd_json_type_name(const struct gd_json *v);  /* "a string", "missing" for NULL, ... */
 
-/* Typed members with messages: "field 'x' must be a string, is a number". Absent or null is GD_OK with *out
- * untouched, unless required. `where` is the path put before the name ("messages[3]."), may be "". */
+/* Typed members with messages: "field 'x' must be a string, is a number". Absent or null is GD_OK
+ * with *out untouched, unless required. `where` is the path put before the name ("messages[3]."),
+ * may be "". */
 int gd_json_want_str(const struct gd_json *obj, const char *where, const char *key, bool required,
                      struct gd_str *out, struct gd_err *err);
-int gd_json_want_f64(const struct gd_json *obj, const char *where, const char *key, double min, double max,
-                     double *out, struct gd_err *err);
-int gd_json_want_i64(const struct gd_json *obj, const char *where, const char *key, int64_t min, int64_t max,
-                     int64_t *out, struct gd_err *err);
+int gd_json_want_f64(const struct gd_json *obj, const char *where, const char *key, double min,
+                     double max, double *out, struct gd_err *err);
+int gd_json_want_i64(const struct gd_json *obj, const char *where, const char *key, int64_t min,
+                     int64_t max, int64_t *out, struct gd_err *err);
 int gd_json_want_bool(const struct gd_json *obj, const char *where, const char *key, bool *out,
                       struct gd_err *err);
 
-/* Writer: appends to a gd_buf. Keeps commas right by itself; a value inside an object takes its key first.
- * Strings: " \ and everything below U+0020 and U+007F escaped; invalid UTF-8 is written as U+FFFD, so output is always valid JSON. */
+/* Writer: appends to a gd_buf. Keeps commas right by itself; a value inside an object takes its key
+ * first. Strings: " \ and everything below U+0020 and U+007F escaped; invalid UTF-8 is written as
+ * U+FFFD, so output is always valid JSON. */
 #define GD_JSON_WRITER_DEPTH_MAX 32
 struct gd_json_writer {
     struct gd_buf *buf;
@@ -93,18 +101,22 @@ void gd_jw_key(struct gd_json_writer *w, const char *key);
 void gd_jw_str(struct gd_json_writer *w, struct gd_str s);
 void gd_jw_strz(struct gd_json_writer *w, const char *z); /* NULL writes null */
 void gd_jw_i64(struct gd_json_writer *w, int64_t v);
-void gd_jw_f64(struct gd_json_writer *w, double v); /* shortest text that reads back to the same bits; not finite: null */
-void gd_jw_f32(struct gd_json_writer *w, float v);  /* shortest text that reads back to the same float */
+void gd_jw_f64(struct gd_json_writer *w,
+               double v); /* shortest text that reads back to the same bits; not finite: null */
+void gd_jw_f32(struct gd_json_writer *w,
+               float v); /* shortest text that reads back to the same float */
 void gd_jw_bool(struct gd_json_writer *w, bool v);
 void gd_jw_null(struct gd_json_writer *w);
 void gd_jw_raw(struct gd_json_writer *w, struct gd_str json); /* trusted JSON text */
 
 /* Appends s with invalid UTF-8 replaced by U+FFFD, one per maximal bad subpart. */
 void gd_utf8_repair(struct gd_buf *b, struct gd_str s);
-/* Reads one code point at s.ptr[i]; returns its length in bytes, or minus the length of the bad subpart (1..3). */
+/* Reads one code point at s.ptr[i]; returns its length in bytes, or minus the length of the bad
+ * subpart (1..3). */
 int gd_utf8_next(struct gd_str s, size_t i, uint32_t *cp);
 void gd_utf8_put(struct gd_buf *b, uint32_t cp);
-/* Writes one code point (surrogates and numbers above U+10FFFF as U+FFFD) without a zero; returns its 1 to 4 bytes. */
+/* Writes one code point (surrogates and numbers above U+10FFFF as U+FFFD) without a zero; returns
+ * its 1 to 4 bytes. */
 size_t gd_utf8_encode(uint32_t cp, char *out);
 
 #endif

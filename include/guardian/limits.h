@@ -1,6 +1,7 @@
 /* limits.h - every bound on something that comes from outside, in one place.
  *
- * A limit that is hit gives GD_ELIMIT (or the load error of its file) with the limit's value in the message. */
+ * A limit that is hit gives GD_ELIMIT (or the load error of its file) with the limit's value in the
+ * message. */
 #ifndef GUARDIAN_LIMITS_H
 #define GUARDIAN_LIMITS_H
 
@@ -9,10 +10,10 @@
 #define GD_GIB (1024 * GD_MIB)
 
 /* JSON of a request */
-#define GD_REQUEST_BYTES_MAX (2 * GD_MIB)  /* body of one request */
-#define GD_REQUEST_NODES_MAX 60000u        /* values in one body */
-#define GD_REQUEST_DEPTH_MAX 64u           /* nesting of an envelope or payload */
-#define GD_REQUEST_KEY_BYTES_MAX 512       /* length of one member name */
+#define GD_REQUEST_BYTES_MAX (2 * GD_MIB) /* body of one request */
+#define GD_REQUEST_NODES_MAX 60000u       /* values in one body */
+#define GD_REQUEST_DEPTH_MAX 64u          /* nesting of an envelope or payload */
+#define GD_REQUEST_KEY_BYTES_MAX 512      /* length of one member name */
 #define GD_REQUEST_ARENA_BYTES (24 * GD_MIB)
 
 /* JSON of our own files */
@@ -23,9 +24,9 @@
 #define GD_FILE_ARENA_BYTES (2 * GD_GIB)
 
 /* Trajectory */
-#define GD_EVENTS_MAX 4096           /* events of one trajectory */
-#define GD_TOOLS_MAX 2048            /* tools of one catalogue */
-#define GD_BATCH_ITEMS_MAX 64        /* items of one /v1/guard/batch */
+#define GD_EVENTS_MAX 4096    /* events of one trajectory */
+#define GD_TOOLS_MAX 2048     /* tools of one catalogue */
+#define GD_BATCH_ITEMS_MAX 64 /* items of one /v1/guard/batch */
 #define GD_PROMPT_BYTES_MAX (8 * GD_MIB)
 
 /* Model */
@@ -49,7 +50,7 @@
 #define GD_TOKENIZER_MERGES_MAX 2000000
 #define GD_TOKENIZER_ADDED_MAX 65536
 #define GD_TOKENIZER_TEXT_BYTES_MAX (16 * GD_MIB)
-#define GD_TOKENIZER_ADDED_BYTES_MAX 512   /* content of one added token */
+#define GD_TOKENIZER_ADDED_BYTES_MAX 512 /* content of one added token */
 #define GD_TOKENIZER_PATTERN_BYTES_MAX (4 * GD_KIB)
 
 /* Policy */
@@ -58,9 +59,9 @@
 
 /* Engine */
 #define GD_THREADS_MAX 256
-#define GD_BATCH_TOKENS_MAX 8192   /* new tokens of one step */
-#define GD_BATCH_SEQS_MAX 64       /* sequences of one step */
-#define GD_QUEUE_MAX 512           /* requests that wait for the worker */
+#define GD_BATCH_TOKENS_MAX 8192 /* new tokens of one step */
+#define GD_BATCH_SEQS_MAX 64     /* sequences of one step */
+#define GD_QUEUE_MAX 512         /* requests that wait for the worker */
 #define GD_DEADLINE_MS_DEFAULT 10000
 #define GD_DEADLINE_MS_MAX 600000
 
@@ -68,19 +69,19 @@
 #define GD_HTTP_CONNECTIONS_MAX 256
 #define GD_HTTP_HEADER_BYTES_MAX 16384
 #define GD_HTTP_REQUEST_ID_MAX 128
-#define GD_HTTP_HEADERS_MAX 63              /* the HTTP library drops what comes after the 64th */
+#define GD_HTTP_HEADERS_MAX 63 /* the HTTP library drops what comes after the 64th */
 #define GD_HTTP_BODIES_BYTES_MAX (64 * GD_MIB) /* request bodies held at one time, all together */
 #define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB) /* read off after a refusal, so that it arrives */
 #define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
-#define GD_HTTP_BODY_MS_MAX 10000           /* from the head of a request to the last byte of its body */
-#define GD_HTTP_BATCH_WORKERS 8             /* threads that score items of batches beside the caller */
+#define GD_HTTP_BODY_MS_MAX 10000 /* from the head of a request to the last byte of its body */
+#define GD_HTTP_BATCH_WORKERS 8   /* threads that score items of batches beside the caller */
 #define GD_CLI_INPUT_BYTES_MAX (256 * GD_MIB) /* a JSON Lines file of the command line */
 
 /* Log and metrics */
-#define GD_LOG_STR_BYTES_MAX 2048           /* of one text in a log line */
+#define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */
 #define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)
 #define GD_METRIC_FAMILIES_MAX 64
-#define GD_METRIC_CELLS_MAX 16384           /* 64-bit cells of all series together */
+#define GD_METRIC_CELLS_MAX 16384 /* 64-bit cells of all series together */
 #define GD_METRIC_BUCKETS_MAX 32
 
 #endif

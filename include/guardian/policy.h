@@ -1,27 +1,31 @@
 /* policy.h - a policy is data: template, chat format, choices, labels, rendering, thresholds.
  *
- * A JSON file; the built-in `mcip` policy is such text compiled in. A model directory may carry `policy.json`, which is then the
- * default for that model. Fields (unknown ones are refused by name):
- *   name (string), version (integer >= 1)
- *   template, or template_file (path relative to the policy file): text with exactly one {body} (a file: the first
- *     {body} counts), as a string or an array of lines, which are joined by line breaks; remove: strings deleted from
- *     the template's text before {body} is looked for
- *   chat: "llama3" | "chatml" | "none"; system: text of the system turn (llama3, chatml); bos: text of the special
- *     token put first, or true for "<|begin_of_text|>" (chat "none" only; default: nothing)
- *   answer_prefix: text after which every choice is exactly one token (loading fails otherwise); default: ""
- *   choices: [{text, label}], label by our key, the published name or the data set name; one must be appropriate, none twice
- *   rendering: "dialogue" (default) | "mci"; render: {item_bytes, tool_bytes, catalog_bytes, similar_tools}, each with
- *     the default of the built-in policy
- *   thresholds: {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is `review`; default 0.5, 0.8
+ * A JSON file; the built-in `mcip` policy is such text compiled in. A model directory may carry
+ * `policy.json`, which is then the default for that model. Fields (unknown ones are refused by
+ *   name): name (string), version (integer >= 1)
+ *   template, or template_file (path relative to the policy file): text with exactly one {body} (a
+ *     file: the first {body} counts), as a string or an array of lines, which are joined by line
+ *     breaks; remove: strings deleted from the template's text before {body} is looked for
+ *   chat: "llama3" | "chatml" | "none"; system: text of the system turn (llama3, chatml); bos: text
+ *     of the special token put first, or true for "<|begin_of_text|>" (chat "none" only; default:
+ *     nothing)
+ *   answer_prefix: text after which every choice is exactly one token (loading fails otherwise);
+ *   default: "" choices: [{text, label}], label by our key, the published name or the data set
+ *   name; one must be appropriate, none twice rendering: "dialogue" (default) | "mci"; render:
+ *     {item_bytes, tool_bytes, catalog_bytes, similar_tools}, each with the default of the built-in
+ *     policy
+ *   thresholds: {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is
+ *   `review`; default 0.5, 0.8
  *
- * What a chat format puts around (M: a special token's id; everything else is text, encoded with specials off; each
- * run of text between two M is encoded as one string):
- *   llama3  M<|begin_of_text|> [M<|start_header_id|> system M<|end_header_id|> \n\n SYSTEM M<|eot_id|>]
- *           M<|start_header_id|> user M<|end_header_id|> \n\n BEFORE BODY AFTER M<|eot_id|>
- *           M<|start_header_id|> assistant M<|end_header_id|> \n\n ANSWER_PREFIX
- *           (SYSTEM and the template are trimmed of white space at their ends, as that format's own template does)
- *   chatml  [M<|im_start|> system\n SYSTEM M<|im_end|> \n] M<|im_start|> user\n BEFORE BODY AFTER M<|im_end|> \n
- *           M<|im_start|> assistant\n ANSWER_PREFIX
+ * What a chat format puts around (M: a special token's id; everything else is text, encoded with
+ * specials off; each run of text between two M is encoded as one string):
+ *   llama3  M<|begin_of_text|> [M<|start_header_id|> system M<|end_header_id|> \n\n SYSTEM
+ *           M<|eot_id|>] M<|start_header_id|> user M<|end_header_id|> \n\n BEFORE BODY AFTER
+ *           M<|eot_id|> M<|start_header_id|> assistant M<|end_header_id|> \n\n ANSWER_PREFIX
+ *           (SYSTEM and the template are trimmed of white space at their ends, as that format's own
+ *           template does)
+ *   chatml  [M<|im_start|> system\n SYSTEM M<|im_end|> \n] M<|im_start|> user\n BEFORE BODY AFTER
+ *           M<|im_end|> \n M<|im_start|> assistant\n ANSWER_PREFIX
  *   none    [M<bos>] BEFORE BODY AFTER ANSWER_PREFIX
  * The system turn is there when `system` is given.
  * Immutable after load; any thread. */
@@ -54,19 +58,23 @@ struct gd_policy {
     int64_t version;
     enum gd_chat chat;
     struct gd_str system, bos, answer_prefix; /* as in the file */
-    struct gd_str before_body, after_body; /* the text around the body, with what the chat format adds to its run */
+    struct gd_str before_body,
+        after_body; /* the text around the body, with what the chat format adds to its run */
     struct gd_str prefix_text, suffix_text; /* prefix_ids and suffix_ids as text, for display */
     struct gd_choice choices[GD_POLICY_CHOICES_MAX];
     uint32_t n_choices;
     enum gd_rendering rendering;
     struct gd_render_budget budget;
     double flag_threshold, block_threshold;
-    struct gd_ids prefix_ids; /* ids before the text that holds the body (chat markers, system turn, BOS) */
-    struct gd_ids suffix_ids; /* ids after it, the answer prefix included; chat "none": empty, it ends after_body */
+    struct gd_ids
+        prefix_ids; /* ids before the text that holds the body (chat markers, system turn, BOS) */
+    struct gd_ids
+        suffix_ids; /* ids after it, the answer prefix included; chat "none": empty, it ends after_body */
     struct gd_arena arena;
 };
 
-/* path NULL: the built-in `mcip`. Binds every choice to one token of t. GD_EPOLICY with the field and the reason. */
+/* path NULL: the built-in `mcip`. Binds every choice to one token of t. GD_EPOLICY with the field
+ * and the reason. */
 int gd_policy_open(struct gd_policy **out, const char *path, const struct gd_tokenizer *t,
                    struct gd_err *err);
 /* The same from memory; base_dir resolves template_file (NULL: refused). */

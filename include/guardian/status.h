@@ -1,8 +1,8 @@
 /* status.h - one table of error codes, and the error record that load and parse paths fill.
  *
- * Functions return 0 (GD_OK) or one negative GD_E code. Where a person will read why, the function also takes a
- * `struct gd_err *`: on failure its msg is one sentence that names the field, file or byte and what was expected.
- * Any thread; a gd_err belongs to its caller. */
+ * Functions return 0 (GD_OK) or one negative GD_E code. Where a person will read why, the function
+ * also takes a `struct gd_err *`: on failure its msg is one sentence that names the field, file or
+ * byte and what was expected. Any thread; a gd_err belongs to its caller. */
 #ifndef GUARDIAN_STATUS_H
 #define GUARDIAN_STATUS_H
 
@@ -41,7 +41,8 @@ struct gd_err {
     char msg[GD_ERR_MSG_MAX]; /* UTF-8, never cut inside a character */
 };
 
-/* Stores code and the formatted message (err may be NULL) and returns code, so that `return gd_err_set(...)` reads. */
+/* Stores code and the formatted message (err may be NULL) and returns code, so that `return
+ * gd_err_set(...)` reads. */
 int gd_err_set(struct gd_err *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -1,4 +1,5 @@
-/* taxonomy.h - the eleven labels of the Guardian and the five dimensions of their risks (MCIP, arXiv 2505.14590).
+/* taxonomy.h - the eleven labels of the Guardian and the five dimensions of their risks (MCIP,
+ * arXiv 2505.14590).
  *
  * Constant tables; any thread. */
 #ifndef GUARDIAN_TAXONOMY_H
@@ -22,13 +23,14 @@ enum gd_label {
 };
 
 struct gd_label_info {
-    const char *key;     /* "function_overlapping": ours, stable */
-    const char *name;    /* "Function Overlapping": of the published prompt */
-    const char *dataset; /* "true", "excessive_privileges", ...: of the published data, as they are */
+    const char *key;  /* "function_overlapping": ours, stable */
+    const char *name; /* "Function Overlapping": of the published prompt */
+    const char
+        *dataset; /* "true", "excessive_privileges", ...: of the published data, as they are */
     const char *phase, *source, *scope, *type, *maestro; /* NULL for appropriate */
-    bool needs_response; /* cannot be judged before the call ran */
-    bool needs_intent;   /* cannot be judged without user text */
-    const char *meaning; /* one sentence in our words */
+    bool needs_response;                                 /* cannot be judged before the call ran */
+    bool needs_intent;                                   /* cannot be judged without user text */
+    const char *meaning;                                 /* one sentence in our words */
 };
 
 const struct gd_label_info *gd_label_info(enum gd_label l);

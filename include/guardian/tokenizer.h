@@ -1,8 +1,10 @@
-/* tokenizer.h - byte-level BPE from a Hugging Face tokenizer.json, giving the ids of the `tokenizers` library.
+/* tokenizer.h - byte-level BPE from a Hugging Face tokenizer.json, giving the ids of the
+ * `tokenizers` library.
  *
- * Supported: model BPE (merges as "a b" strings or pairs, ignore_merges), pre-tokenisers Split(Regex, Isolated),
- * ByteLevel and Sequences of these, normaliser none or NFC, added tokens (special or not). Anything else is refused
- * at load with the name of what is not supported. Immutable after load: any thread may encode at the same time. */
+ * Supported: model BPE (merges as "a b" strings or pairs, ignore_merges), pre-tokenisers
+ * Split(Regex, Isolated), ByteLevel and Sequences of these, normaliser none or NFC, added tokens
+ * (special or not). Anything else is refused at load with the name of what is not supported.
+ * Immutable after load: any thread may encode at the same time. */
 #ifndef GUARDIAN_TOKENIZER_H
 #define GUARDIAN_TOKENIZER_H
 
@@ -29,7 +31,7 @@ void gd_tokenizer_close(struct gd_tokenizer *t); /* NULL is fine */
 
 enum gd_specials {
     GD_SPECIALS_OFF, /* text of special added tokens is plain text: for everything that comes from outside */
-    GD_SPECIALS_ON,  /* what `tokenizers` does with add_special_tokens=False */
+    GD_SPECIALS_ON, /* what `tokenizers` does with add_special_tokens=False */
 };
 
 /* Appends the ids of text (invalid UTF-8 counts as U+FFFD, one per maximal bad subpart). No

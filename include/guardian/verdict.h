@@ -1,11 +1,16 @@
-/* verdict.h - the one place where scores become an action. The zero value is an error, never an allow.
+/* verdict.h - the one place where scores become an action. The zero value is an error, never an
+ * allow.
  *
  *   p = softmax over the unmasked choices' logits;  risk = 1 - p(appropriate)
- *   flagged = risk >= flag threshold;  choice = the most probable letter;  label = the most probable risk when flagged
- *   action = block when risk >= block threshold, review when flagged, else allow; at least review are: a truncated
- *   context; a payload that parsers may read differently (duplicate keys, invalid UTF-8; a lone surrogate alone is
- *   not: clients that cut text at UTF-16 units send them every day); a policy all of whose risks are masked.
- * Masked: labels that need a response in the request phase, labels that need the user's intent without user text. */
+ *   flagged = risk >= flag threshold;  choice = the most probable letter;  label = the most
+ *                                                                          probable risk when
+ *                                                                          flagged
+ *   action = block when risk >= block threshold, review when flagged, else allow; at least review
+ *   are: a truncated context; a payload that parsers may read differently (duplicate keys, invalid
+ *   UTF-8; a lone surrogate alone is not: clients that cut text at UTF-16 units send them every
+ *   day); a policy all of whose risks are masked.
+ * Masked: labels that need a response in the request phase, labels that need the user's intent
+ * without user text. */
 #ifndef GUARDIAN_VERDICT_H
 #define GUARDIAN_VERDICT_H
 
@@ -28,8 +33,8 @@ struct gd_verdict {
 
 const char *gd_action_name(enum gd_action a);
 
-/* logits[p->n_choices] in the policy's order. GD_ENUMERIC when a logit or a result is not finite; *out is then all
- * zero, that is an error. */
+/* logits[p->n_choices] in the policy's order. GD_ENUMERIC when a logit or a result is not finite;
+ * *out is then all zero, that is an error. */
 int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj, bool truncated,
                     const float *logits, struct gd_verdict *out);
 
