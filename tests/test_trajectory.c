@@ -139,6 +139,27 @@ static void test_matching(void **state)
     }
 }
 
+/* Where one id waits in both directions, the shape of the response tells whose it is. */
+static void test_ids_of_both_directions(void **state)
+{
+    (void)state;
+    const char *const asked[] = {
+        ",{\"id\":1,\"method\":\"elicitation/create\"},{\"id\":1,\"result\":{\"action\":\"accept\"}},",
+        ",{\"id\":1,\"method\":\"sampling/createMessage\"},{\"id\":1,\"result\":{\"role\":\"assistant\",\"content\":[]}},",
+        ",{\"id\":1,\"method\":\"roots/list\"},{\"id\":1,\"result\":{\"roots\":[]}},",
+        ",{\"id\":1,\"method\":\"ping\"},{\"id\":1,\"result\":{}},",
+    };
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        char text[1024];
+        struct guard_case c;
+        snprintf(text, sizeof text, FRAMES(RPC_CALL("1", "f", "{}") "%s" RPC_TEXT("1", "mine")), asked[i]);
+        case_parse(&c, text);
+        expect_kinds(&c, "CR");
+        expect_str(c.traj.events[1].text, "mine");
+        case_free(&c);
+    }
+}
+
 static void test_phase_and_step(void **state)
 {
     (void)state;
@@ -551,6 +572,7 @@ int main(void)
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_legacy_functions),
         cmocka_unit_test(test_matching),
+        cmocka_unit_test(test_ids_of_both_directions),
         cmocka_unit_test(test_phase_and_step),
         cmocka_unit_test(test_frames_both_eras),
         cmocka_unit_test(test_unasked_responses),
