@@ -59,8 +59,9 @@ fuzz() {
         name=${driver##*/fuzz_}
         mkdir -p "build/corpus/$name" "tests/fuzz/corpus/$name"
         say "fuzzing $name for $1 s"
-        "$driver" -max_total_time="$1" -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 \
-            -artifact_prefix=build/crash- "build/corpus/$name" "tests/fuzz/corpus/$name" \
+        GUARDIAN_TESTS=$PWD/tests "$driver" -max_total_time="$1" -timeout=5 -rss_limit_mb=2048 \
+            -print_final_stats=1 -artifact_prefix=build/crash- \
+            "build/corpus/$name" "tests/fuzz/corpus/$name" \
             >"build/fuzz-$name.log" 2>&1 || {
             tail -n 40 "build/fuzz-$name.log" >&2
             say "fuzzing $name found something: build/fuzz-$name.log"
