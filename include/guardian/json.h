@@ -107,6 +107,11 @@ void gd_jw_f32(struct gd_json_writer *w,
                float v); /* shortest text that reads back to the same float */
 void gd_jw_bool(struct gd_json_writer *w, bool v);
 void gd_jw_null(struct gd_json_writer *w);
+/* A member of an object: key and value. value NULL writes null. */
+void gd_jw_put_str(struct gd_json_writer *w, const char *key, const char *value);
+void gd_jw_put_f64(struct gd_json_writer *w, const char *key, double value);
+void gd_jw_put_i64(struct gd_json_writer *w, const char *key, int64_t value);
+void gd_jw_put_bool(struct gd_json_writer *w, const char *key, bool value);
 void gd_jw_raw(struct gd_json_writer *w, struct gd_str json); /* trusted JSON text */
 
 /* Appends s with invalid UTF-8 replaced by U+FFFD, one per maximal bad subpart. */

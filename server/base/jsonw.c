@@ -185,3 +185,27 @@ void gd_jw_raw(struct gd_json_writer *w, struct gd_str json)
     begin_value(w);
     gd_buf_str(w->buf, json);
 }
+
+void gd_jw_put_str(struct gd_json_writer *w, const char *key, const char *value)
+{
+    gd_jw_key(w, key);
+    gd_jw_strz(w, value);
+}
+
+void gd_jw_put_f64(struct gd_json_writer *w, const char *key, double value)
+{
+    gd_jw_key(w, key);
+    gd_jw_f64(w, value);
+}
+
+void gd_jw_put_i64(struct gd_json_writer *w, const char *key, int64_t value)
+{
+    gd_jw_key(w, key);
+    gd_jw_i64(w, value);
+}
+
+void gd_jw_put_bool(struct gd_json_writer *w, const char *key, bool value)
+{
+    gd_jw_key(w, key);
+    gd_jw_bool(w, value);
+}

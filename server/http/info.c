@@ -5,30 +5,6 @@
 #include "guardian/metrics.h"
 #include "guardian/service.h"
 
-static void put_str(struct gd_json_writer *w, const char *key, const char *value)
-{
-    gd_jw_key(w, key);
-    gd_jw_strz(w, value);
-}
-
-static void put_i64(struct gd_json_writer *w, const char *key, uint64_t value)
-{
-    gd_jw_key(w, key);
-    gd_jw_i64(w, (int64_t)value);
-}
-
-static void put_f64(struct gd_json_writer *w, const char *key, double value)
-{
-    gd_jw_key(w, key);
-    gd_jw_f64(w, value);
-}
-
-static void put_bool(struct gd_json_writer *w, const char *key, bool value)
-{
-    gd_jw_key(w, key);
-    gd_jw_bool(w, value);
-}
-
 static void begin(struct gd_json_writer *w, struct gd_http_response *resp)
 {
     gd_json_writer_init(w, &resp->body);
@@ -45,7 +21,7 @@ static void reply_state(struct gd_http_response *resp, int status, const char *s
 {
     struct gd_json_writer w;
     begin(&w, resp);
-    put_str(&w, "status", state);
+    gd_jw_put_str(&w, "status", state);
     end(&w, resp, status);
 }
 
@@ -88,7 +64,7 @@ void gd_info_version(struct gd_service *s, const struct gd_http_request *req,
     struct gd_json_writer w;
     (void)req;
     begin(&w, resp);
-    put_str(&w, "version", s->version);
+    gd_jw_put_str(&w, "version", s->version);
     end(&w, resp, 200);
 }
 
@@ -99,16 +75,16 @@ void gd_info_models(struct gd_service *s, const struct gd_http_request *req,
     struct gd_json_writer w;
     (void)req;
     begin(&w, resp);
-    put_str(&w, "object", "list");
+    gd_jw_put_str(&w, "object", "list");
     gd_jw_key(&w, "data");
     gd_jw_array(&w);
     if (g != NULL) {
         gd_jw_object(&w);
-        put_str(&w, "id", s->model_name);
-        put_str(&w, "object", "model");
-        put_i64(&w, "created", (uint64_t)s->created);
-        put_str(&w, "owned_by", "guardian");
-        put_str(&w, "version", gd_engine_model(gd_guard_engine(g))->version);
+        gd_jw_put_str(&w, "id", s->model_name);
+        gd_jw_put_str(&w, "object", "model");
+        gd_jw_put_i64(&w, "created", s->created);
+        gd_jw_put_str(&w, "owned_by", "guardian");
+        gd_jw_put_str(&w, "version", gd_engine_model(gd_guard_engine(g))->version);
         gd_jw_object_end(&w);
     }
     gd_jw_array_end(&w);
@@ -123,23 +99,23 @@ static void put_label(struct gd_json_writer *w, enum gd_label label, const struc
         choice = p->choices[i].label == label ? &p->choices[i] : choice;
     }
     gd_jw_object(w);
-    put_str(w, "key", info->key);
-    put_str(w, "name", info->name);
-    put_str(w, "dataset_name", info->dataset);
+    gd_jw_put_str(w, "key", info->key);
+    gd_jw_put_str(w, "name", info->name);
+    gd_jw_put_str(w, "dataset_name", info->dataset);
     gd_jw_key(w, "choice");
     if (choice != NULL) {
         gd_jw_str(w, (struct gd_str){&choice->letter, 1});
     } else {
         gd_jw_null(w);
     }
-    put_str(w, "phase", info->phase);
-    put_str(w, "source", info->source);
-    put_str(w, "scope", info->scope);
-    put_str(w, "type", info->type);
-    put_str(w, "maestro", info->maestro);
-    put_bool(w, "needs_response", info->needs_response);
-    put_bool(w, "needs_intent", info->needs_intent);
-    put_str(w, "meaning", info->meaning);
+    gd_jw_put_str(w, "phase", info->phase);
+    gd_jw_put_str(w, "source", info->source);
+    gd_jw_put_str(w, "scope", info->scope);
+    gd_jw_put_str(w, "type", info->type);
+    gd_jw_put_str(w, "maestro", info->maestro);
+    gd_jw_put_bool(w, "needs_response", info->needs_response);
+    gd_jw_put_bool(w, "needs_intent", info->needs_intent);
+    gd_jw_put_str(w, "meaning", info->meaning);
     gd_jw_object_end(w);
 }
 
@@ -160,7 +136,7 @@ void gd_info_taxonomy(struct gd_service *s, const struct gd_http_request *req,
     struct gd_json_writer w;
     (void)req;
     begin(&w, resp);
-    put_str(&w, "object", "list");
+    gd_jw_put_str(&w, "object", "list");
     put_labels(&w, "data", g != NULL ? gd_guard_policy(g) : NULL);
     end(&w, resp, 200);
 }
@@ -171,27 +147,28 @@ static void put_model(struct gd_json_writer *w, const struct gd_service *s,
     const struct gd_model_config *c = &m->config;
     gd_jw_key(w, "model");
     gd_jw_object(w);
-    put_str(w, "name", s->model_name);
-    put_str(w, "version", m->version);
-    put_str(w, "architecture", c->arch == GD_ARCH_LLAMA ? "LlamaForCausalLM" : "Qwen2ForCausalLM");
-    put_i64(w, "parameters", m->n_params);
-    put_i64(w, "layers", c->n_layers);
-    put_i64(w, "hidden_size", c->dim);
-    put_i64(w, "heads", c->n_heads);
-    put_i64(w, "kv_heads", c->n_kv_heads);
-    put_i64(w, "head_dim", c->head_dim);
-    put_i64(w, "intermediate_size", c->ffn_dim);
-    put_i64(w, "vocab_size", c->vocab_size);
-    put_i64(w, "context_max", c->context_max);
-    put_f64(w, "load_ms", m->load_ms);
+    gd_jw_put_str(w, "name", s->model_name);
+    gd_jw_put_str(w, "version", m->version);
+    gd_jw_put_str(w, "architecture",
+                  c->arch == GD_ARCH_LLAMA ? "LlamaForCausalLM" : "Qwen2ForCausalLM");
+    gd_jw_put_i64(w, "parameters", (int64_t)m->n_params);
+    gd_jw_put_i64(w, "layers", c->n_layers);
+    gd_jw_put_i64(w, "hidden_size", c->dim);
+    gd_jw_put_i64(w, "heads", c->n_heads);
+    gd_jw_put_i64(w, "kv_heads", c->n_kv_heads);
+    gd_jw_put_i64(w, "head_dim", c->head_dim);
+    gd_jw_put_i64(w, "intermediate_size", c->ffn_dim);
+    gd_jw_put_i64(w, "vocab_size", c->vocab_size);
+    gd_jw_put_i64(w, "context_max", c->context_max);
+    gd_jw_put_f64(w, "load_ms", m->load_ms);
     gd_jw_key(w, "files");
     gd_jw_array(w);
     for (size_t i = 0; i < m->n_files; i++) {
         gd_jw_object(w);
         gd_jw_key(w, "path");
         gd_jw_str(w, m->files[i].path);
-        put_i64(w, "bytes", m->files[i].nbytes);
-        put_str(w, "sha256", m->files[i].sha256);
+        gd_jw_put_i64(w, "bytes", (int64_t)m->files[i].nbytes);
+        gd_jw_put_str(w, "sha256", m->files[i].sha256);
         gd_jw_object_end(w);
     }
     gd_jw_array_end(w);
@@ -203,16 +180,16 @@ static void put_backend(struct gd_json_writer *w, const struct gd_model *m,
 {
     gd_jw_key(w, "backend");
     gd_jw_object(w);
-    put_str(w, "device", be->device);
-    put_str(w, "isa", be->isa);
-    put_str(w, "gemm_dtype", be->gemm_dtype);
-    put_i64(w, "threads", be->n_threads);
+    gd_jw_put_str(w, "device", be->device);
+    gd_jw_put_str(w, "isa", be->isa);
+    gd_jw_put_str(w, "gemm_dtype", be->gemm_dtype);
+    gd_jw_put_i64(w, "threads", be->n_threads);
     gd_jw_object_end(w);
     gd_jw_key(w, "memory");
     gd_jw_object(w);
-    put_i64(w, "planned_bytes", m->bytes_needed);
-    put_i64(w, "weight_bytes", be->weight_bytes_held);
-    put_i64(w, "resident_bytes", gd_engine_resident_bytes());
+    gd_jw_put_i64(w, "planned_bytes", (int64_t)m->bytes_needed);
+    gd_jw_put_i64(w, "weight_bytes", (int64_t)be->weight_bytes_held);
+    gd_jw_put_i64(w, "resident_bytes", (int64_t)gd_engine_resident_bytes());
     gd_jw_object_end(w);
 }
 
@@ -222,11 +199,11 @@ static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
     gd_jw_object(w);
     gd_jw_key(w, "name");
     gd_jw_str(w, p->name);
-    put_i64(w, "version", (uint64_t)p->version);
-    put_str(w, "rendering", p->rendering == GD_RENDER_DIALOGUE ? "dialogue" : "mci");
-    put_i64(w, "choices", p->n_choices);
-    put_f64(w, "flag_threshold", p->flag_threshold);
-    put_f64(w, "block_threshold", p->block_threshold);
+    gd_jw_put_i64(w, "version", p->version);
+    gd_jw_put_str(w, "rendering", p->rendering == GD_RENDER_DIALOGUE ? "dialogue" : "mci");
+    gd_jw_put_i64(w, "choices", p->n_choices);
+    gd_jw_put_f64(w, "flag_threshold", p->flag_threshold);
+    gd_jw_put_f64(w, "block_threshold", p->block_threshold);
     gd_jw_object_end(w);
 }
 
@@ -234,20 +211,20 @@ static void put_limits(struct gd_json_writer *w)
 {
     gd_jw_key(w, "limits");
     gd_jw_object(w);
-    put_i64(w, "request_bytes", GD_REQUEST_BYTES_MAX);
-    put_i64(w, "request_values", GD_REQUEST_NODES_MAX);
-    put_i64(w, "request_depth", GD_REQUEST_DEPTH_MAX);
-    put_i64(w, "batch_items", GD_BATCH_ITEMS_MAX);
-    put_i64(w, "events", GD_EVENTS_MAX);
-    put_i64(w, "tools", GD_TOOLS_MAX);
-    put_i64(w, "queue", GD_QUEUE_MAX);
-    put_i64(w, "step_tokens", GD_BATCH_TOKENS_MAX);
-    put_i64(w, "step_sequences", GD_BATCH_SEQS_MAX);
-    put_i64(w, "connections", GD_HTTP_CONNECTIONS_MAX);
-    put_i64(w, "headers", GD_HTTP_HEADERS_MAX);
-    put_i64(w, "header_bytes", GD_HTTP_HEADER_BYTES_MAX);
-    put_i64(w, "deadline_ms_default", GD_DEADLINE_MS_DEFAULT);
-    put_i64(w, "deadline_ms_max", GD_DEADLINE_MS_MAX);
+    gd_jw_put_i64(w, "request_bytes", GD_REQUEST_BYTES_MAX);
+    gd_jw_put_i64(w, "request_values", GD_REQUEST_NODES_MAX);
+    gd_jw_put_i64(w, "request_depth", GD_REQUEST_DEPTH_MAX);
+    gd_jw_put_i64(w, "batch_items", GD_BATCH_ITEMS_MAX);
+    gd_jw_put_i64(w, "events", GD_EVENTS_MAX);
+    gd_jw_put_i64(w, "tools", GD_TOOLS_MAX);
+    gd_jw_put_i64(w, "queue", GD_QUEUE_MAX);
+    gd_jw_put_i64(w, "step_tokens", GD_BATCH_TOKENS_MAX);
+    gd_jw_put_i64(w, "step_sequences", GD_BATCH_SEQS_MAX);
+    gd_jw_put_i64(w, "connections", GD_HTTP_CONNECTIONS_MAX);
+    gd_jw_put_i64(w, "headers", GD_HTTP_HEADERS_MAX);
+    gd_jw_put_i64(w, "header_bytes", GD_HTTP_HEADER_BYTES_MAX);
+    gd_jw_put_i64(w, "deadline_ms_default", GD_DEADLINE_MS_DEFAULT);
+    gd_jw_put_i64(w, "deadline_ms_max", GD_DEADLINE_MS_MAX);
     gd_jw_object_end(w);
 }
 
@@ -259,10 +236,10 @@ void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
     const char *why = not_ready(s);
     (void)req;
     begin(&w, resp);
-    put_str(&w, "name", "guardian");
-    put_str(&w, "version", s->version);
-    put_str(&w, "status", why == NULL ? "ready" : why);
-    put_f64(&w, "uptime_s", (double)(gd_now_ns() - s->start_ns) / 1e9);
+    gd_jw_put_str(&w, "name", "guardian");
+    gd_jw_put_str(&w, "version", s->version);
+    gd_jw_put_str(&w, "status", why == NULL ? "ready" : why);
+    gd_jw_put_f64(&w, "uptime_s", (double)(gd_now_ns() - s->start_ns) / 1e9);
     if (g != NULL) {
         const struct gd_engine *e = gd_guard_engine(g);
         put_model(&w, s, gd_engine_model(e));
