@@ -223,7 +223,8 @@ static void show_progress(void *ctx, const char *what, uint64_t done, uint64_t a
     }
 }
 
-int gd_cli_open_guard(const struct gd_cli *c, struct gd_guard **out, struct gd_err *err)
+int gd_cli_open_guard(const struct gd_cli *c, int64_t deadline_ms, struct gd_guard **out,
+                      struct gd_err *err)
 {
     int64_t last = 0;
     const struct gd_guard_options opt = {
@@ -231,6 +232,7 @@ int gd_cli_open_guard(const struct gd_cli *c, struct gd_guard **out, struct gd_e
                    .n_threads = c->threads,
                    .model = {.progress = show_progress, .ctx = &last}},
         .policy_path = c->policy,
+        .deadline_ms = deadline_ms,
     };
     if (c->policy != NULL && access(c->policy, R_OK) != 0) {
         gd_err_set(err, GD_EUSAGE, "policy file %s: %s", c->policy, strerror(errno));

@@ -25,7 +25,7 @@ struct loader {
 static void *load_main(void *ctx)
 {
     struct loader *l = ctx;
-    l->exit_code = gd_cli_open_guard(l->cli, &l->guard, &l->err);
+    l->exit_code = gd_cli_open_guard(l->cli, GD_DEADLINE_MS_DEFAULT, &l->guard, &l->err);
     atomic_store(&l->done, true);
     return NULL;
 }

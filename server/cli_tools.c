@@ -170,7 +170,7 @@ static int run_on_file(const struct gd_cli *c, const char *command, request_fn f
         code = fail(command, &err, GD_EXIT_RUNTIME);
         goto done;
     }
-    code = gd_cli_open_guard(c, &g, &err);
+    code = gd_cli_open_guard(c, 0, &g, &err);
     if (code != 0) {
         fail(command, &err, code);
         goto done;
@@ -320,7 +320,7 @@ int gd_cli_selftest(const struct gd_cli *c)
     if (test_backend(c, &err) != 0) {
         return fail("selftest", &err, GD_EXIT_RUNTIME);
     }
-    int code = gd_cli_open_guard(c, &g, &err);
+    int code = gd_cli_open_guard(c, 0, &g, &err);
     if (code != 0) {
         return fail("selftest", &err, code);
     }

@@ -35,9 +35,10 @@ struct gd_cli_command {
 int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct gd_cli *out);
 void gd_cli_print_help(const struct gd_cli_command *cmd);
 
-/* Loads model and policy with progress on standard error. 0, or an exit code with the reason in
- * err. */
-int gd_cli_open_guard(const struct gd_cli *c, struct gd_guard **out, struct gd_err *err);
+/* Loads model and policy with progress on standard error. deadline_ms is that of requests without
+ * one, 0: none. 0, or an exit code with the reason in err. */
+int gd_cli_open_guard(const struct gd_cli *c, int64_t deadline_ms, struct gd_guard **out,
+                      struct gd_err *err);
 
 int gd_cli_serve(const struct gd_cli *c);
 int gd_cli_assess(const struct gd_cli *c);

@@ -12,8 +12,10 @@ struct gd_guard;
 
 struct gd_guard_options {
     struct gd_engine_options engine;
-    const char *
-        policy_path; /* NULL: policy.json of the model directory if there, else the built-in mcip */
+    /* NULL: policy.json of the model directory if there, else the built-in mcip. */
+    const char *policy_path;
+    /* For requests without deadline_ms; 0: they may take as long as it takes. */
+    int64_t deadline_ms;
 };
 
 int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, struct gd_err *err);
@@ -21,8 +23,8 @@ void gd_guard_close(struct gd_guard *g);
 
 struct gd_engine *gd_guard_engine(struct gd_guard *g);
 const struct gd_policy *gd_guard_policy(const struct gd_guard *g);
-const char *
-gd_guard_model_name(const struct gd_guard *g); /* last part of the model directory's path */
+/* Last part of the model directory's path. */
+const char *gd_guard_model_name(const struct gd_guard *g);
 const char *gd_guard_model_version(const struct gd_guard *g); /* "sha256:..." */
 
 struct gd_judgement {

@@ -17,6 +17,7 @@ struct gd_guard {
     struct gd_engine *engine;
     struct gd_policy *policy;
     char *model_name;
+    int64_t deadline_ms;
 };
 
 /* Path of the policy: the one asked for, policy.json of the model directory if there, or NULL for
@@ -68,6 +69,7 @@ int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, str
         gd_guard_close(g);
         return gd_err_set(err, rc, "not enough memory to open the guard");
     }
+    g->deadline_ms = opt->deadline_ms;
     rc = gd_engine_open(&g->engine, &opt->engine, err);
     if (rc == GD_OK)
         rc = gd_policy_open(&g->policy, path, gd_engine_tokenizer(g->engine), err);
@@ -195,7 +197,7 @@ static int judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *r
                  struct gd_judgement *j, struct gd_err *err)
 {
     const int64_t start_ns = gd_now_ns();
-    int64_t deadline_ms = GD_DEADLINE_MS_DEFAULT;
+    int64_t deadline_ms = g->deadline_ms;
     struct gd_trajectory traj;
     struct gd_prompt prompt;
     struct gd_score scored;
@@ -211,7 +213,7 @@ static int judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *r
     describe(j, &traj, &prompt);
     j->tokenize_ms = ms_since(start_ns);
     if (rc == GD_OK)
-        rc = score(g, &prompt, start_ns + deadline_ms * 1000000, &scored, err);
+        rc = score(g, &prompt, deadline_ms ? start_ns + deadline_ms * 1000000 : 0, &scored, err);
     gd_prompt_free(&prompt);
     if (rc != GD_OK)
         return rc;
