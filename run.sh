@@ -91,7 +91,7 @@ tests() {
         -DGD_FUZZ=ON
     fuzz "${GUARDIAN_FUZZ_SECONDS:-15}"
     say "HTTP tests"
-    GUARDIAN_BIN=$PWD/build/release/guardian /usr/bin/python3 -m pytest -q tests/http
+    GUARDIAN_BIN=$PWD/build/release/guardian /usr/bin/python3 -m pytest -q -rs tests/http
 }
 
 mkdir -p build
