@@ -3,7 +3,7 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT, TOOLS, answered_request, call, cli, model_args, pending_request, result, tool, user
+from conftest import ROOT, TOOLS, answered_request, call, cli, model_args, model_dir, pending_request, result, tool, user
 
 sys.path.insert(0, str(ROOT / "weights/train"))
 import render as twin  # noqa: E402
@@ -118,7 +118,9 @@ def cli_tokenize(*args, stdin):
 
 def test_tokenize_forms(tmp_path):
     f = tmp_path / "text"
-    f.write_bytes("hello <|eot_id|>".encode())
+    added = json.loads((model_dir() / "tokenizer.json").read_text())["added_tokens"]
+    special = next(t["content"] for t in added if t["special"])
+    f.write_bytes(("hello " + special).encode())
     code, out, _ = cli_tokenize(str(f), stdin=b"")
     off = json.loads(out)["tokens"]
     assert code == 0 and cli_tokenize(stdin=f.read_bytes())[1] == out
