@@ -1,302 +1,231 @@
-/* attention.c - causal attention over a packed batch, with the softmax computed along the way
- * (online softmax).
+/* attention.c - causal attention over a packed batch and the paged cache, with the softmax computed
+ * along the way (online softmax).
  *
- * An item is one key/value head and up to 64 tokens of one sequence; its query heads go one after
- * another. For each tile of 64 keys, counted from the start of the sequence, the keys are
- * transposed; then scores = Q K^T, the running maximum and sum of each row are updated, and acc =
- * acc * rescale + P V. Both products are one small kernel that keeps 8 rows in registers and adds
- * up its k terms one after another, so that no sum is ever reordered: a row has the same bits
- * whatever vector width computes it and whichever rows share its item. Keys after a row's own
- * position get weight 0 exactly. Non-finite scores come out as NaN. */
+ * The query heads that share a key/value head are rows one after another: row i of a sequence is
+ * head i % group of its token i / group. An item is up to 48 rows of one sequence, taken 6 by 6.
+ * For each tile of 64 keys, counted from the start of the sequence, that is 4 blocks of the cache:
+ * scores = Q K^T, the running maximum and sum of each row are updated, and acc = acc * rescale + P
+ * V. All sums run over a row's own terms in an order that its position alone fixes, so that a row
+ * has the same bits whichever rows share its item and wherever its sequence is cut. Keys of later
+ * positions are put out of the scores, values of later positions are not read. Non-finite scores
+ * come out as NaN. */
 #include "guardian/kernels.h"
 
 #include <math.h>
 
+#define BLOCK ((uint32_t)GD_KV_BLOCK_TOKENS)
 #define ROWS GDK_ATTN_ROWS
 #define KEYS GDK_ATTN_KEYS
-#define LANES 16u
-#define TILE_ROWS 8u
+#define LANES GDK_ATTN_LANES
+#define TILE_ROWS GDK_ATTN_TILE_ROWS
+#define TILE_BLOCKS (KEYS / BLOCK)
 
-/* c[8, cols] (+)= a[8, k] b[k, cols]; cols is a multiple of 16. */
-struct product {
-    const float *a;
-    const float *b;
-    float *c;
-    size_t lda, ldb, ldc;
-    uint32_t k, cols;
-    bool accumulate;
+/* 6 rows, and a tile of keys for them. */
+struct tile {
+    uint32_t pad, n_rows;        /* rows from n_rows on hold nothing of use */
+    uint32_t n_keys[TILE_ROWS];  /* how many keys of the tile the row sees; never falls */
+    const float *q;              /* [pad, 6]: transposed and scaled */
+    const float *k[TILE_BLOCKS]; /* [pad, BLOCK] each */
+    const float *v[TILE_BLOCKS]; /* [BLOCK, pad] each */
+    float *p;                    /* [6, KEYS] scores, then weights */
+    float *acc;                  /* [6, pad] */
+    float *max;                  /* [6], readable to LANES */
+    float *sum;                  /* [6, LANES] */
+    float shrink[LANES];         /* [6] */
 };
 
-typedef float vec8 __attribute__((vector_size(32)));
-typedef float vec16 __attribute__((vector_size(64)));
+typedef void (*fold_fn)(struct tile *t, uint32_t n_blocks);
 
-/* The same loop for two vector widths: 8 accumulators fit the 16 registers of AVX2 and the 32 of
- * AVX-512. */
-#define DEFINE_PRODUCT(name, attributes, vec)                                                      \
-    attributes static void name(const struct product *p)                                           \
-    {                                                                                              \
-        const float *a = p->a;                                                                     \
-        size_t lda = p->lda;                                                                       \
-        for (uint32_t col = 0; col < p->cols; col += (uint32_t)(sizeof(vec) / sizeof(float))) {    \
-            vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, s4 = {0}, s5 = {0}, s6 = {0}, s7 = {0};    \
-            const float *b = p->b + col;                                                           \
-            float *c = p->c + col;                                                                 \
-            if (p->accumulate) {                                                                   \
-                memcpy(&s0, c, sizeof(vec));                                                       \
-                memcpy(&s1, c + p->ldc, sizeof(vec));                                              \
-                memcpy(&s2, c + 2 * p->ldc, sizeof(vec));                                          \
-                memcpy(&s3, c + 3 * p->ldc, sizeof(vec));                                          \
-                memcpy(&s4, c + 4 * p->ldc, sizeof(vec));                                          \
-                memcpy(&s5, c + 5 * p->ldc, sizeof(vec));                                          \
-                memcpy(&s6, c + 6 * p->ldc, sizeof(vec));                                          \
-                memcpy(&s7, c + 7 * p->ldc, sizeof(vec));                                          \
-            }                                                                                      \
-            for (uint32_t i = 0; i < p->k; i++) {                                                  \
-                vec x;                                                                             \
-                memcpy(&x, b, sizeof(vec));                                                        \
-                s0 += a[i] * x;                                                                    \
-                s1 += a[lda + i] * x;                                                              \
-                s2 += a[2 * lda + i] * x;                                                          \
-                s3 += a[3 * lda + i] * x;                                                          \
-                s4 += a[4 * lda + i] * x;                                                          \
-                s5 += a[5 * lda + i] * x;                                                          \
-                s6 += a[6 * lda + i] * x;                                                          \
-                s7 += a[7 * lda + i] * x;                                                          \
-                b += p->ldb;                                                                       \
-            }                                                                                      \
-            memcpy(c, &s0, sizeof(vec));                                                           \
-            memcpy(c + p->ldc, &s1, sizeof(vec));                                                  \
-            memcpy(c + 2 * p->ldc, &s2, sizeof(vec));                                              \
-            memcpy(c + 3 * p->ldc, &s3, sizeof(vec));                                              \
-            memcpy(c + 4 * p->ldc, &s4, sizeof(vec));                                              \
-            memcpy(c + 5 * p->ldc, &s5, sizeof(vec));                                              \
-            memcpy(c + 6 * p->ldc, &s6, sizeof(vec));                                              \
-            memcpy(c + 7 * p->ldc, &s7, sizeof(vec));                                              \
-        }                                                                                          \
-    }
+typedef float vec4 __attribute__((vector_size(16)));
+typedef uint32_t ivec4 __attribute__((vector_size(16)));
+
+static inline vec4 greater4(vec4 a, vec4 b)
+{
+    ivec4 from_a = (ivec4)(a > b);
+    return (vec4)((from_a & (ivec4)a) | (~from_a & (ivec4)b));
+}
+
+#define TARGET
+#define VEC vec4
+#define IVEC ivec4
+#define GREATER greater4
+#define ISA(name) name##_base
+#include "attention_tile.h"
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
-#define WIDE __attribute__((target("arch=x86-64-v4")))
-#define NARROW __attribute__((target("arch=x86-64-v3")))
-DEFINE_PRODUCT(product_v4, WIDE, vec16)
-DEFINE_PRODUCT(product_v3, NARROW, vec8)
-DEFINE_PRODUCT(product_base, , vec8)
+#include <immintrin.h>
 
-static void product_run(const struct product *p)
+typedef float vec8 __attribute__((vector_size(32)));
+typedef uint32_t ivec8 __attribute__((vector_size(32)));
+#define TARGET __attribute__((target("arch=x86-64-v3")))
+#define VEC vec8
+#define IVEC ivec8
+#define GREATER _mm256_max_ps
+#define ISA(name) name##_v3
+#include "attention_tile.h"
+
+typedef float vec16 __attribute__((vector_size(64)));
+typedef uint32_t ivec16 __attribute__((vector_size(64)));
+#define TARGET __attribute__((target("arch=x86-64-v4")))
+#define VEC vec16
+#define IVEC ivec16
+#define GREATER _mm512_max_ps
+#define ISA(name) name##_v4
+#include "attention_tile.h"
+
+static fold_fn fold_of_cpu(void)
 {
     if (__builtin_cpu_supports("x86-64-v4")) {
-        product_v4(p);
-    } else if (__builtin_cpu_supports("x86-64-v3")) {
-        product_v3(p);
-    } else {
-        product_base(p);
+        return fold_v4;
     }
+    return __builtin_cpu_supports("x86-64-v3") ? fold_v3 : fold_base;
 }
 #else
-DEFINE_PRODUCT(product_run, , vec8)
+static fold_fn fold_of_cpu(void)
+{
+    return fold_base;
+}
 #endif
 
 /* Where an item stands in the batch. */
 struct span {
-    size_t first;    /* packed index of the sequence's first token */
-    uint32_t q0, nq; /* query tokens, relative to first */
+    uint32_t row, n_rows; /* of the sequence */
     uint32_t kv_head;
+    size_t first;           /* packed index of the sequence's first token */
+    const uint32_t *blocks; /* the sequence's table */
+    uint32_t end[ROWS];     /* [n_rows] keys that a row sees, its own included */
 };
 
-static uint32_t blocks_of(const struct gd_batch *b, uint32_t seq)
+static uint32_t items_of(const struct gd_batch *b, uint32_t seq, uint32_t group)
 {
-    return (b->seq_start[seq + 1] - b->seq_start[seq] + ROWS - 1) / ROWS;
+    return ((b->seq_start[seq + 1] - b->seq_start[seq]) * group + ROWS - 1) / ROWS;
 }
 
 uint32_t gdk_attention_items(const struct gd_batch *b, const struct gd_attn_shape *s)
 {
-    uint32_t blocks = 0;
+    uint32_t items = 0;
     for (uint32_t seq = 0; seq < b->n_seqs; seq++) {
-        blocks += blocks_of(b, seq);
+        items += items_of(b, seq, s->n_heads / s->n_kv_heads);
     }
-    return blocks * s->n_kv_heads;
+    return items * s->n_kv_heads;
 }
 
-static struct span span_of(uint32_t item, const struct gd_batch *b, const struct gd_attn_shape *s)
+static void span_of(uint32_t item, const struct gd_batch *b, const struct gd_attn_shape *s,
+                    struct span *sp)
 {
-    uint32_t block = item / s->n_kv_heads;
+    uint32_t group = s->n_heads / s->n_kv_heads;
+    uint32_t at = item / s->n_kv_heads;
     uint32_t seq = 0;
-    for (uint32_t n = blocks_of(b, 0); block >= n; n = blocks_of(b, seq)) {
-        block -= n;
+    for (uint32_t n = items_of(b, 0, group); at >= n; n = items_of(b, seq, group)) {
+        at -= n;
         seq++;
     }
-    struct span sp = {.first = b->seq_start[seq], .kv_head = item % s->n_kv_heads};
-    uint32_t len = b->seq_start[seq + 1] - b->seq_start[seq];
-    sp.q0 = block * ROWS;
-    sp.nq = len - sp.q0 < ROWS ? len - sp.q0 : ROWS;
-    return sp;
+    uint32_t all = (b->seq_start[seq + 1] - b->seq_start[seq]) * group;
+    sp->row = at * ROWS;
+    sp->n_rows = all - sp->row < ROWS ? all - sp->row : ROWS;
+    sp->kv_head = item % s->n_kv_heads;
+    sp->first = b->seq_start[seq];
+    sp->blocks = b->blocks + b->block_start[seq];
+    uint32_t position = (uint32_t)b->positions[sp->first];
+    for (uint32_t r = 0; r < sp->n_rows; r++) {
+        sp->end[r] = position + (sp->row + r) / group + 1;
+    }
 }
 
-/* dst[dim, KEYS] = transposed rows of src[n, ld]; columns from n on are 0. */
-GDK_CLONES static void transpose_keys(uint32_t n, uint32_t dim, const float *src, size_t ld,
-                                      float *restrict dst)
+/* q[.., pad, 6] = the item's rows of Q, 6 by 6, transposed and scaled; what is not there is 0. */
+GDK_CLONES static void load_queries(const struct span *sp, const struct gd_attn_shape *s,
+                                    uint32_t pad, const float *qkv, float *restrict q)
 {
-    if (n < KEYS) {
-        memset(dst, 0, (size_t)dim * KEYS * sizeof *dst);
-    }
-    for (uint32_t j = 0; j < n; j++) {
-        const float *row = src + j * ld;
+    static const float nothing[GDK_HEAD_DIM_MAX];
+    uint32_t dim = s->head_dim, group = s->n_heads / s->n_kv_heads;
+    size_t qkv_dim = ((size_t)s->n_heads + 2 * (size_t)s->n_kv_heads) * dim;
+    float scale = s->scale;
+    for (uint32_t first = 0; first < sp->n_rows; first += TILE_ROWS) {
+        const float *src[TILE_ROWS];
+        for (uint32_t r = 0; r < TILE_ROWS; r++) {
+            uint32_t row = sp->row + first + r;
+            size_t head = (size_t)sp->kv_head * group + row % group;
+            src[r] = first + r < sp->n_rows ? qkv + (sp->first + row / group) * qkv_dim + head * dim
+                                            : nothing;
+        }
         for (uint32_t i = 0; i < dim; i++) {
-            dst[i * KEYS + j] = row[i];
+            for (uint32_t r = 0; r < TILE_ROWS; r++) {
+                q[i * TILE_ROWS + r] = src[r][i] * scale;
+            }
         }
+        memset(q + dim * TILE_ROWS, 0, (size_t)(pad - dim) * TILE_ROWS * sizeof *q);
+        q += (size_t)pad * TILE_ROWS;
     }
 }
 
-/* dst[n, pad] = rows of src[n, ld], elements from dim on 0; rows up to n_pad are 0. */
-static void copy_rows(uint32_t n, uint32_t n_pad, uint32_t dim, uint32_t pad, const float *src,
-                      size_t ld, float *dst)
+/* Folds the tile of keys k0 .. k0 + KEYS - 1 into the item's rows. */
+static void fold_rows(const struct span *sp, uint32_t k0, fold_fn fold, struct tile *t,
+                      struct gdk_attention_scratch *w)
 {
-    if (n < n_pad || dim < pad) {
-        memset(dst, 0, (size_t)n_pad * pad * sizeof *dst);
-    }
-    for (uint32_t j = 0; j < n; j++) {
-        memcpy(dst + (size_t)j * pad, src + j * ld, dim * sizeof *dst);
+    for (uint32_t row = 0; row < sp->n_rows; row += TILE_ROWS) {
+        uint32_t most = 0;
+        t->n_rows = sp->n_rows - row < TILE_ROWS ? sp->n_rows - row : TILE_ROWS;
+        for (uint32_t r = 0; r < t->n_rows; r++) {
+            uint32_t end = sp->end[row + r];
+            most = end <= k0 ? 0 : end - k0 < KEYS ? end - k0 : KEYS;
+            t->n_keys[r] = most;
+        }
+        if (most == 0) {
+            continue; /* every key of the tile comes after every row */
+        }
+        t->q = w->q + (size_t)row * t->pad;
+        t->acc = w->acc + (size_t)row * t->pad;
+        t->max = w->max + row;
+        t->sum = w->sum + (size_t)row * LANES;
+        fold(t, (most + BLOCK - 1) / BLOCK);
     }
 }
 
-/* One row of scores[KEYS], of which the first n count, becomes weights exp(score * scale - max).
- * Returns the factor by which what was summed up under the old maximum shrinks. */
-GDK_CLONES static float softmax_row(uint32_t n, float scale, float *restrict p, float *max,
-                                    float *sum)
+GDK_CLONES static void store_rows(const struct span *sp, const struct gd_attn_shape *s,
+                                  uint32_t pad, const struct gdk_attention_scratch *w,
+                                  float *restrict out)
 {
-    float top[LANES];
-    for (uint32_t j = 0; j < LANES; j++) {
-        top[j] = *max;
-    }
-    for (uint32_t j = n; j < KEYS; j++) {
-        p[j] = -INFINITY;
-    }
-    for (uint32_t i = 0; i < KEYS; i += LANES) {
-        for (uint32_t j = 0; j < LANES; j++) {
-            p[i + j] *= scale;
-            top[j] = p[i + j] > top[j] ? p[i + j] : top[j];
+    uint32_t dim = s->head_dim, group = s->n_heads / s->n_kv_heads;
+    for (uint32_t r = 0; r < sp->n_rows; r++) {
+        uint32_t row = sp->row + r;
+        size_t head = (size_t)sp->kv_head * group + row % group;
+        float *dst = out + ((sp->first + row / group) * s->n_heads + head) * dim;
+        const float *acc = w->acc + (size_t)r * pad;
+        float sum = 0.0f;
+        for (uint32_t i = 0; i < LANES; i++) {
+            sum += w->sum[r * LANES + i];
         }
-    }
-    for (uint32_t w = LANES / 2; w > 0; w /= 2) {
-        for (uint32_t j = 0; j < w; j++) {
-            top[j] = top[j + w] > top[j] ? top[j + w] : top[j];
+        for (uint32_t i = 0; i < dim; i++) {
+            dst[i] = acc[i] / sum;
         }
-    }
-    float part[LANES] = {0};
-    for (uint32_t i = 0; i < KEYS; i += LANES) {
-        for (uint32_t j = 0; j < LANES; j++) {
-            p[i + j] = gdk_expf(p[i + j] - top[0]);
-            part[j] += p[i + j];
-        }
-    }
-    for (uint32_t w = LANES / 2; w > 0; w /= 2) {
-        for (uint32_t j = 0; j < w; j++) {
-            part[j] += part[j + w];
-        }
-    }
-    float shrink = gdk_expf(*max - top[0]);
-    *sum = *sum * shrink + part[0];
-    *max = top[0];
-    return shrink;
-}
-
-/* Folds the key tile in scratch (keys k0 .. k0 + KEYS - 1 of the sequence) into the 8 query rows
- * from row on. */
-static void fold_rows(uint32_t row, const struct span *sp, uint32_t k0, uint32_t pad, float scale,
-                      const float *v, size_t ldv, struct gdk_attention_scratch *w)
-{
-    uint32_t last = row + TILE_ROWS < sp->nq ? row + TILE_ROWS : sp->nq; /* one past */
-    uint32_t q_last = sp->q0 + last - 1;
-    if (q_last < k0) {
-        return; /* every key of the tile comes after every row */
-    }
-    uint32_t n_keys = q_last - k0 + 1 < KEYS ? q_last - k0 + 1 : KEYS;
-    float *p = w->p + (size_t)row * KEYS;
-    struct product scores = {.a = w->q + (size_t)row * pad,
-                             .lda = pad,
-                             .b = w->k,
-                             .ldb = KEYS,
-                             .c = p,
-                             .ldc = KEYS,
-                             .k = pad,
-                             .cols = (n_keys + LANES - 1) / LANES * LANES};
-    product_run(&scores);
-    for (uint32_t r = row; r < row + TILE_ROWS; r++) {
-        uint32_t q = sp->q0 + r;
-        float *weights = w->p + (size_t)r * KEYS;
-        if (r >= last || q < k0) {
-            memset(weights, 0, KEYS * sizeof *weights);
-            continue;
-        }
-        uint32_t n = q - k0 + 1 < KEYS ? q - k0 + 1 : KEYS;
-        float shrink = softmax_row(n, scale, weights, &w->max[r], &w->sum[r]);
-        float *acc = w->acc + (size_t)r * pad;
-        for (uint32_t i = 0; i < pad; i++) {
-            acc[i] *= shrink;
-        }
-    }
-    struct product values = {.a = p,
-                             .lda = KEYS,
-                             .b = v,
-                             .ldb = ldv,
-                             .c = w->acc + (size_t)row * pad,
-                             .ldc = pad,
-                             .k = n_keys,
-                             .cols = pad,
-                             .accumulate = true};
-    product_run(&values);
-}
-
-static void fold_head(const struct span *sp, uint32_t k0, uint32_t pad, float scale, const float *v,
-                      size_t ldv, struct gdk_attention_scratch *w)
-{
-    for (uint32_t row = 0; row < sp->nq; row += TILE_ROWS) {
-        fold_rows(row, sp, k0, pad, scale, v, ldv, w);
     }
 }
 
 void gdk_attention_cpu(uint32_t item, const struct gd_batch *b, const struct gd_attn_shape *s,
-                       const float *qkv, const float *k_cache, const float *v_cache, float *out,
+                       const float *qkv, const struct gdk_kv_layer *kv, float *out,
                        struct gdk_attention_scratch *w)
 {
-    struct span sp = span_of(item, b, s);
-    uint32_t dim = s->head_dim;
-    uint32_t pad = (dim + LANES - 1) / LANES * LANES;
-    uint32_t group = s->n_heads / s->n_kv_heads;
-    size_t kv_dim = (size_t)s->n_kv_heads * dim;
-    size_t qkv_dim = (size_t)s->n_heads * dim + 2 * kv_dim;
-    size_t out_dim = (size_t)s->n_heads * dim;
-    const float *k = k_cache + sp.first * kv_dim + (size_t)sp.kv_head * dim;
-    const float *v = v_cache + sp.first * kv_dim + (size_t)sp.kv_head * dim;
-    uint32_t n_keys = sp.q0 + sp.nq;
+    struct span sp;
+    span_of(item, b, s, &sp);
+    uint32_t pad = gdk_kv_pad(s->head_dim);
+    struct tile t = {.pad = pad, .p = w->p};
+    fold_fn fold = fold_of_cpu();
+    uint32_t n_keys = sp.end[sp.n_rows - 1];
+    uint32_t n_blocks = (n_keys + BLOCK - 1) / BLOCK;
 
-    for (uint32_t h = 0; h < group; h++) {
-        size_t head = (size_t)(sp.kv_head * group + h) * dim;
-        const float *q = qkv + (sp.first + sp.q0) * qkv_dim + head;
-        copy_rows(sp.nq, ROWS, dim, pad, q, qkv_dim, w->q);
-        memset(w->acc, 0, (size_t)ROWS * pad * sizeof *w->acc);
-        for (uint32_t r = 0; r < ROWS; r++) {
-            w->max[r] = -INFINITY;
-            w->sum[r] = 0.0f;
-        }
-        for (uint32_t k0 = 0; k0 < n_keys; k0 += KEYS) {
-            uint32_t n = n_keys - k0 < KEYS ? n_keys - k0 : KEYS;
-            transpose_keys(n, dim, k + k0 * kv_dim, kv_dim, w->k);
-            const float *v_tile = v + k0 * kv_dim;
-            size_t ldv = kv_dim;
-            if (pad != dim) {
-                copy_rows(n, n, dim, pad, v_tile, kv_dim, w->v);
-                v_tile = w->v;
-                ldv = pad;
-            }
-            fold_head(&sp, k0, pad, s->scale, v_tile, ldv, w);
-        }
-        float *dst = out + (sp.first + sp.q0) * out_dim + head;
-        for (uint32_t r = 0; r < sp.nq; r++) {
-            const float *acc = w->acc + (size_t)r * pad;
-            for (uint32_t i = 0; i < dim; i++) {
-                dst[r * out_dim + i] = acc[i] / w->sum[r];
-            }
-        }
+    load_queries(&sp, s, pad, qkv, w->q);
+    memset(w->acc, 0, (size_t)ROWS * pad * sizeof *w->acc);
+    memset(w->sum, 0, sizeof w->sum);
+    for (uint32_t r = 0; r < ROWS + LANES; r++) {
+        w->max[r] = -INFINITY;
     }
+    for (uint32_t k0 = 0; k0 < n_keys; k0 += KEYS) {
+        for (uint32_t i = 0; i < TILE_BLOCKS && k0 / BLOCK + i < n_blocks; i++) {
+            size_t at = (size_t)sp.blocks[k0 / BLOCK + i] * s->n_kv_heads + sp.kv_head;
+            t.k[i] = kv->k + at * pad * BLOCK;
+            t.v[i] = kv->v + at * BLOCK * pad;
+        }
+        fold_rows(&sp, k0, fold, &t, w);
+    }
+    store_rows(&sp, s, pad, w, out);
 }

@@ -132,6 +132,96 @@ static size_t cpu_weight_bytes(struct gd_backend *be, uint32_t n, uint32_t k)
     return gdk_gemm_plan_bytes(cpu_of(be)->gemm, n, k);
 }
 
+/* ---- the paged cache ---- */
+
+/* Keys of all layers, then values of all layers. Memory that nobody has written yet is zero pages
+ * of the system, so that a large cache costs what is used of it. */
+struct gd_kv {
+    uint32_t n_layers, n_blocks, n_kv_heads, head_dim;
+    size_t block; /* floats of the keys of one block of one layer; as many of the values */
+    float *k, *v; /* [n_layers, n_blocks, block] */
+    void *memory;
+};
+
+/* *bytes of the keys, or the values, of one block of one layer. False: it overflows. */
+static bool kv_half_bytes(const struct gd_attn_shape *s, size_t *bytes)
+{
+    size_t heads = 0;
+    return s->head_dim <= GDK_HEAD_DIM_MAX &&
+           gd_mul(s->n_kv_heads, (size_t)gdk_kv_pad(s->head_dim) * sizeof(float), &heads) &&
+           gd_mul(heads, GD_KV_BLOCK_TOKENS, bytes);
+}
+
+static size_t cpu_kv_block_bytes(struct gd_backend *be, const struct gd_attn_shape *s)
+{
+    (void)be;
+    size_t half = 0, bytes = 0;
+    return kv_half_bytes(s, &half) && gd_mul(half, 2, &bytes) ? bytes : 0;
+}
+
+static int cpu_kv_open(struct gd_backend *be, uint32_t n_layers, uint32_t n_blocks,
+                       const struct gd_attn_shape *s, struct gd_kv **out, struct gd_err *err)
+{
+    size_t blocks = 0, bytes = 0, all = 0;
+    size_t block = cpu_kv_block_bytes(be, s);
+    if (n_layers == 0 || n_blocks == 0 || block == 0) {
+        return gd_err_set(err, GD_EUSAGE, "no KV cache of %u layers, %u blocks, %u heads of %u",
+                          n_layers, n_blocks, s->n_kv_heads, s->head_dim);
+    }
+    struct gd_kv *kv = calloc(1, sizeof *kv);
+    if (kv != NULL && gd_mul(n_layers, n_blocks, &blocks) && gd_mul(blocks, block, &bytes) &&
+        gd_add(bytes, 63, &all)) {
+        kv->memory = calloc(1, all);
+    }
+    if (kv == NULL || kv->memory == NULL) {
+        free(kv);
+        return gd_err_set(err, GD_ENOMEM, "no memory for a KV cache of %u blocks", n_blocks);
+    }
+    kv->n_layers = n_layers;
+    kv->n_blocks = n_blocks;
+    kv->n_kv_heads = s->n_kv_heads;
+    kv->head_dim = s->head_dim;
+    kv->block = block / 2 / sizeof(float);
+    kv->k = (float *)(void *)((char *)kv->memory + (64 - (uintptr_t)kv->memory % 64) % 64);
+    kv->v = kv->k + blocks * kv->block;
+    *out = kv;
+    return GD_OK;
+}
+
+static void cpu_kv_close(struct gd_backend *be, struct gd_kv *kv)
+{
+    (void)be;
+    if (kv != NULL) {
+        free(kv->memory);
+        free(kv);
+    }
+}
+
+static bool kv_fits(const struct gd_kv *kv, const struct gd_attn_shape *s, uint32_t layer)
+{
+    return layer < kv->n_layers && s->n_kv_heads == kv->n_kv_heads && s->head_dim == kv->head_dim;
+}
+
+static struct gdk_kv_layer kv_layer(const struct gd_kv *kv, uint32_t layer)
+{
+    size_t at = (size_t)layer * kv->n_blocks * kv->block;
+    return (struct gdk_kv_layer){.k = kv->k + at, .v = kv->v + at};
+}
+
+static int cpu_kv_copy(struct gd_backend *be, struct gd_kv *kv, uint32_t dst, uint32_t src)
+{
+    if (dst >= kv->n_blocks || src >= kv->n_blocks) {
+        return cpu_result(cpu_of(be), GD_EBACKEND);
+    }
+    for (uint32_t i = 0; i < kv->n_layers && dst != src; i++) {
+        struct gdk_kv_layer layer = kv_layer(kv, i);
+        size_t to = dst * kv->block, from = src * kv->block;
+        memcpy(layer.k + to, layer.k + from, kv->block * sizeof(float));
+        memcpy(layer.v + to, layer.v + from, kv->block * sizeof(float));
+    }
+    return GD_OK;
+}
+
 /* ---- operations: one job record and one item function each ---- */
 
 struct row_job {
@@ -140,10 +230,10 @@ struct row_job {
     const struct gd_table *table;
     const struct gd_attn_shape *shape;
     const struct gd_rope *rope;
-    const uint32_t *index;
-    const float *src, *weight, *k_in, *v_in;
-    float *x, *out, *k_out, *v_out;
+    const float *src, *weight;
+    float *x, *out;
     float eps;
+    struct gdk_kv_layer kv;
     struct gdk_attention_scratch *scratch;
 };
 
@@ -240,16 +330,15 @@ static void rope_kv_item(void *ctx, uint32_t item, uint32_t thread)
 {
     (void)thread;
     const struct row_job *j = ctx;
-    gdk_rope_kv_cpu(chunk_begin(item), chunk_end(j, item), j->shape, j->b->positions, j->src, j->x,
-                    j->k_out, j->v_out);
+    gdk_rope_kv_cpu(chunk_begin(item), chunk_end(j, item), j->b, j->shape, j->src, j->x, &j->kv);
 }
 
 static int cpu_rope_kv(struct gd_backend *be, const struct gd_batch *b,
                        const struct gd_attn_shape *s, const struct gd_rope *rope, float *qkv,
-                       float *k_cache, float *v_cache)
+                       struct gd_kv *kv, uint32_t layer)
 {
     struct cpu_backend *cpu = cpu_of(be);
-    if (s->head_dim > GDK_HEAD_DIM_MAX || rope->head_dim != s->head_dim) {
+    if (!kv_fits(kv, s, layer) || rope->head_dim != s->head_dim) {
         return cpu_result(cpu, GD_EBACKEND);
     }
     int32_t last = 0;
@@ -265,8 +354,7 @@ static int cpu_rope_kv(struct gd_backend *be, const struct gd_batch *b,
                           .shape = s,
                           .src = cpu->rope_table,
                           .x = qkv,
-                          .k_out = k_cache,
-                          .v_out = v_cache};
+                          .kv = kv_layer(kv, layer)};
     run_rows(be, &job, rope_kv_item);
     return GD_OK;
 }
@@ -274,22 +362,21 @@ static int cpu_rope_kv(struct gd_backend *be, const struct gd_batch *b,
 static void attention_item(void *ctx, uint32_t item, uint32_t thread)
 {
     const struct row_job *j = ctx;
-    gdk_attention_cpu(item, j->b, j->shape, j->src, j->k_in, j->v_in, j->out, &j->scratch[thread]);
+    gdk_attention_cpu(item, j->b, j->shape, j->src, &j->kv, j->out, &j->scratch[thread]);
 }
 
 static int cpu_attention(struct gd_backend *be, const struct gd_batch *b,
-                         const struct gd_attn_shape *s, const float *qkv, const float *k_cache,
-                         const float *v_cache, float *out)
+                         const struct gd_attn_shape *s, const float *qkv, const struct gd_kv *kv,
+                         uint32_t layer, float *out)
 {
     struct cpu_backend *cpu = cpu_of(be);
-    if (s->head_dim > GDK_HEAD_DIM_MAX) {
+    if (!kv_fits(kv, s, layer)) {
         return cpu_result(cpu, GD_EBACKEND);
     }
     struct row_job job = {.b = b,
                           .shape = s,
                           .src = qkv,
-                          .k_in = k_cache,
-                          .v_in = v_cache,
+                          .kv = kv_layer(kv, layer),
                           .out = out,
                           .scratch = cpu->scratch};
     gd_pool_run(cpu->pool, gdk_attention_items(b, s), attention_item, &job);
@@ -357,6 +444,10 @@ static const struct gd_backend_ops CPU_OPS = {
     .embed = cpu_embed,
     .add_rmsnorm = cpu_add_rmsnorm,
     .gemm = cpu_gemm,
+    .kv_open = cpu_kv_open,
+    .kv_close = cpu_kv_close,
+    .kv_block_bytes = cpu_kv_block_bytes,
+    .kv_copy = cpu_kv_copy,
     .rope_kv = cpu_rope_kv,
     .attention = cpu_attention,
     .swiglu = cpu_swiglu,

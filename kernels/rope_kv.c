@@ -1,4 +1,5 @@
-/* rope_kv.c - rotates queries and keys by their position and stores keys and values in the cache.
+/* rope_kv.c - rotates queries and keys by their position and stores keys and values in the paged
+ * cache.
  *
  * The halves convention of the Hugging Face weights: element i is paired with element i + head_dim
  * / 2. Cosines and sines come from a table per position, because computing them anew in each layer
@@ -20,47 +21,45 @@ void gdk_rope_table_cpu(uint32_t begin, uint32_t end, const struct gd_rope *rope
     }
 }
 
+/* Rotates one head; the elements of the result are `stride` apart. dst may be src with stride 1. */
 static inline void rotate(uint32_t half, const float *restrict cos_sin, const float *src,
-                          float *restrict lo_out, float *restrict hi_out)
+                          float *dst, size_t stride)
 {
     for (uint32_t i = 0; i < half; i++) {
         float c = cos_sin[i];
         float s = cos_sin[half + i];
         float lo = src[i];
         float hi = src[half + i];
-        lo_out[i] = lo * c - hi * s;
-        hi_out[i] = hi * c + lo * s;
+        dst[i * stride] = lo * c - hi * s;
+        dst[(half + i) * stride] = hi * c + lo * s;
     }
 }
 
-GDK_CLONES void gdk_rope_kv_cpu(uint32_t begin, uint32_t end, const struct gd_attn_shape *s,
-                                const int32_t *positions, const float *table, float *qkv,
-                                float *k_cache, float *v_cache)
+GDK_CLONES void gdk_rope_kv_cpu(uint32_t begin, uint32_t end, const struct gd_batch *b,
+                                const struct gd_attn_shape *s, const float *table, float *qkv,
+                                const struct gdk_kv_layer *kv)
 {
-    uint32_t dim = s->head_dim;
-    uint32_t half = dim / 2;
-    size_t kv_dim = (size_t)s->n_kv_heads * dim;
-    size_t row_dim = (size_t)s->n_heads * dim + 2 * kv_dim;
+    uint32_t dim = s->head_dim, pad = gdk_kv_pad(dim);
+    size_t heads = (size_t)s->n_heads + 2 * (size_t)s->n_kv_heads;
+    uint32_t seq = 0;
     for (uint32_t t = begin; t < end; t++) {
-        const float *cos_sin = table + (size_t)positions[t] * dim;
-        float *q = qkv + (size_t)t * row_dim;
+        while (t >= b->seq_start[seq + 1]) {
+            seq++;
+        }
+        uint32_t pos = (uint32_t)b->positions[t];
+        size_t block = b->blocks[b->block_start[seq] + pos / GD_KV_BLOCK_TOKENS];
+        uint32_t slot = pos % GD_KV_BLOCK_TOKENS;
+        const float *cos_sin = table + (size_t)pos * dim;
+        float *q = qkv + (size_t)t * heads * dim;
         const float *k = q + (size_t)s->n_heads * dim;
-        float *k_dst = k_cache + (size_t)t * kv_dim;
+        const float *v = k + (size_t)s->n_kv_heads * dim;
         for (uint32_t h = 0; h < s->n_heads; h++) {
-            float *head = q + (size_t)h * dim;
-            for (uint32_t i = 0; i < half; i++) {
-                float c = cos_sin[i];
-                float sn = cos_sin[half + i];
-                float lo = head[i];
-                float hi = head[half + i];
-                head[i] = lo * c - hi * sn;
-                head[half + i] = hi * c + lo * sn;
-            }
+            rotate(dim / 2, cos_sin, q + (size_t)h * dim, q + (size_t)h * dim, 1);
         }
         for (uint32_t h = 0; h < s->n_kv_heads; h++) {
-            float *dst = k_dst + (size_t)h * dim;
-            rotate(half, cos_sin, k + (size_t)h * dim, dst, dst + half);
+            size_t head = (block * s->n_kv_heads + h) * GD_KV_BLOCK_TOKENS * pad;
+            rotate(dim / 2, cos_sin, k + (size_t)h * dim, kv->k + head + slot, GD_KV_BLOCK_TOKENS);
+            memcpy(kv->v + head + (size_t)slot * pad, v + (size_t)h * dim, dim * sizeof *v);
         }
-        memcpy(v_cache + (size_t)t * kv_dim, k + kv_dim, kv_dim * sizeof(float));
     }
 }

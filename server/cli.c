@@ -33,6 +33,16 @@ static const struct flag FLAGS[] = {
      3600, "how long a shutdown waits for admitted requests (default 30)"},
     {"insecure", "GUARDIAN_INSECURE", NULL, SWITCH, AT(insecure), 0,
      "listen on an address that other machines can reach, without authentication"},
+    {"max-queue-ms", "GUARDIAN_MAX_QUEUE_MS", "N", NUMBER, AT(queue_ms_max), GD_QUEUE_MS_MAX,
+     "refuse new requests when the work that waits takes so long (default 2000)"},
+    {"max-batch-tokens", "GUARDIAN_MAX_BATCH_TOKENS", "N", NUMBER, AT(step_tokens),
+     GD_STEP_TOKENS_MAX, "new tokens of one forward pass (default 0: the back end's choice)"},
+    {"kv-cache-mib", "GUARDIAN_KV_CACHE_MIB", "N", NUMBER, AT(kv_mib), GD_KV_MIB_MAX,
+     "memory of the KV cache (default 0: by what there is)"},
+    {"no-prefix-cache", "GUARDIAN_NO_PREFIX_CACHE", NULL, SWITCH, AT(no_prefix_cache), 0,
+     "compute every prompt from its start"},
+    {"verdict-cache", "GUARDIAN_VERDICT_CACHE", "N", NUMBER, AT(verdict_entries),
+     GD_VERDICT_CACHE_MAX, "scores kept for requests that come again (default 4096; 0: none)"},
     {"log-level", "GUARDIAN_LOG_LEVEL", "LEVEL", TEXT, AT(log_level), 0,
      "error, warn, info (default) or debug"},
     {"specials", "GUARDIAN_SPECIALS", NULL, SWITCH, AT(specials), 0,
@@ -184,6 +194,8 @@ int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct
         .log_level = "info",
         .port = 8080,
         .shutdown_timeout_s = 30,
+        .queue_ms_max = GD_QUEUE_MS_DEFAULT,
+        .verdict_entries = GD_VERDICT_CACHE_DEFAULT,
     };
     int rc = read_environment(cmd, out);
     for (int i = 2; i < argc && rc == 0; i++) {
@@ -223,16 +235,21 @@ static void show_progress(void *ctx, const char *what, uint64_t done, uint64_t a
     }
 }
 
-int gd_cli_open_guard(const struct gd_cli *c, int64_t deadline_ms, struct gd_guard **out,
-                      struct gd_err *err)
+int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
+                      struct gd_guard **out, struct gd_err *err)
 {
     int64_t last = 0;
     const struct gd_guard_options opt = {
         .engine = {.model_dir = c->model,
                    .n_threads = c->threads,
+                   .step_tokens = c->step_tokens,
+                   .kv_bytes = (uint64_t)c->kv_mib * GD_MIB,
+                   .no_prefix_cache = c->no_prefix_cache,
+                   .verdict_entries = c->verdict_entries,
+                   .on_step = hooks->on_step,
                    .model = {.progress = show_progress, .ctx = &last}},
         .policy_path = c->policy,
-        .deadline_ms = deadline_ms,
+        .deadline_ms = hooks->deadline_ms,
     };
     if (c->policy != NULL && access(c->policy, R_OK) != 0) {
         gd_err_set(err, GD_EUSAGE, "policy file %s: %s", c->policy, strerror(errno));

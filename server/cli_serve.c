@@ -25,7 +25,8 @@ struct loader {
 static void *load_main(void *ctx)
 {
     struct loader *l = ctx;
-    l->exit_code = gd_cli_open_guard(l->cli, GD_DEADLINE_MS_DEFAULT, &l->guard, &l->err);
+    const struct gd_cli_hooks hooks = {GD_DEADLINE_MS_DEFAULT, gd_stats_step};
+    l->exit_code = gd_cli_open_guard(l->cli, &hooks, &l->guard, &l->err);
     atomic_store(&l->done, true);
     return NULL;
 }
@@ -39,13 +40,17 @@ static bool signalled(const sigset_t *set)
 
 static void log_ready(const struct gd_guard *g)
 {
-    const struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
+    struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
     const struct gd_model *m = gd_engine_model(e);
     const struct gd_backend *be = gd_engine_backend(e);
+    struct gd_engine_stats now;
+    gd_engine_stats(e, &now);
     gd_log(GD_LOG_INFO, "ready", GD_LOG_Z("model_version", m->version),
            GD_LOG_F64("load_ms", m->load_ms), GD_LOG_Z("device", be->device),
            GD_LOG_Z("isa", be->isa), GD_LOG_Z("gemm_dtype", be->gemm_dtype),
            GD_LOG_I64("threads", be->n_threads),
+           GD_LOG_I64("kv_cache_bytes", (int64_t)now.kv_bytes),
+           GD_LOG_I64("kv_blocks", now.kv.blocks), GD_LOG_I64("step_tokens", now.step_tokens),
            GD_LOG_I64("planned_bytes", (int64_t)m->bytes_needed),
            GD_LOG_I64("resident_bytes", (int64_t)gd_engine_resident_bytes()),
            GD_LOG_STR("policy", gd_guard_policy(g)->name));
@@ -115,6 +120,8 @@ int gd_cli_serve(const struct gd_cli *c)
         .version = GD_VERSION,
         .model_dir = c->model,
         .insecure = c->insecure,
+        .queue_ms_max = c->queue_ms_max,
+        .prefix_cache = !c->no_prefix_cache,
     };
     if (gd_http_open(&h, &opt, &err) != 0) {
         return fail(&err);

@@ -141,7 +141,7 @@ static int judge_one(struct gd_guard *g, struct gd_arena *a, const struct gd_jso
                      struct gd_json_writer *w, struct gd_err *err)
 {
     struct gd_judgement j;
-    int rc = gd_guard_judge(g, a, request, &j, err);
+    int rc = gd_guard_judge(g, a, request, NULL, &j, err);
     if (rc == 0) {
         gd_judgement_write(g, &j, w);
     }
@@ -170,7 +170,7 @@ static int run_on_file(const struct gd_cli *c, const char *command, request_fn f
         code = fail(command, &err, GD_EXIT_RUNTIME);
         goto done;
     }
-    code = gd_cli_open_guard(c, 0, &g, &err);
+    code = gd_cli_open_guard(c, &(struct gd_cli_hooks){0}, &g, &err);
     if (code != 0) {
         fail(command, &err, code);
         goto done;
@@ -320,7 +320,7 @@ int gd_cli_selftest(const struct gd_cli *c)
     if (test_backend(c, &err) != 0) {
         return fail("selftest", &err, GD_EXIT_RUNTIME);
     }
-    int code = gd_cli_open_guard(c, 0, &g, &err);
+    int code = gd_cli_open_guard(c, &(struct gd_cli_hooks){0}, &g, &err);
     if (code != 0) {
         return fail("selftest", &err, code);
     }

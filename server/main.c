@@ -5,11 +5,13 @@
 #include <string.h>
 
 #define MODEL_FLAGS "model policy threads log-level "
+#define ENGINE_FLAGS "max-batch-tokens kv-cache-mib no-prefix-cache verdict-cache "
 
 static const struct gd_cli_command COMMANDS[] = {
-    {"serve", NULL, false, MODEL_FLAGS "host port shutdown-timeout insecure ",
+    {"serve", NULL, false,
+     MODEL_FLAGS ENGINE_FLAGS "host port shutdown-timeout insecure max-queue-ms ",
      "answer verdicts over HTTP until SIGTERM or SIGINT", gd_cli_serve},
-    {"assess", "FILE", true, MODEL_FLAGS,
+    {"assess", "FILE", true, MODEL_FLAGS ENGINE_FLAGS,
      "print the verdict of each request of FILE (one JSON value, or JSON Lines)", gd_cli_assess},
     {"render", "FILE", true, MODEL_FLAGS, "print what the model would read for each request",
      gd_cli_render},

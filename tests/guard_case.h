@@ -26,6 +26,53 @@
 /* The body and nothing else. */
 #define BARE "{\"name\":\"bare\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES
 
+/* A whole file, zero-terminated, to be freed. */
+static inline char *read_text(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    if (f == NULL)
+        fail_msg("cannot open %s", path);
+    const size_t max = 1 << 20;
+    char *data = calloc(1, max);
+    assert_non_null(data);
+    const size_t n = fread(data, 1, max - 1, f);
+    assert_true(n > 0 && n < max - 1);
+    fclose(f);
+    return data;
+}
+
+/* The tiny tokenizer's pattern, as its file has it, and that of Llama-3. */
+#define TINY_PATTERN "\" ?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+|\\\\s+(?!\\\\S)|\\\\s+\""
+#define LLAMA3_PATTERN                                                                             \
+    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}"                        \
+    "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\""
+
+/* A tokenizer.json with one text in it, which must be there, replaced. */
+static inline struct gd_tokenizer *changed_tokenizer(const char *path, const char *from,
+                                                     const char *to)
+{
+    struct gd_tokenizer *t = NULL;
+    struct gd_err err = {0};
+    struct gd_buf b;
+    char *text = read_text(path);
+    char *at = strstr(text, from);
+    assert_non_null(at);
+    gd_buf_init(&b, 2 << 20);
+    gd_buf_add(&b, text, (size_t)(at - text));
+    gd_buf_z(&b, to);
+    gd_buf_z(&b, at + strlen(from));
+    if (gd_tokenizer_parse(&t, (struct gd_str){b.data, b.len}, &err) != GD_OK)
+        fail_msg("%s", err.msg);
+    gd_buf_free(&b);
+    free(text);
+    return t;
+}
+
+static inline struct gd_tokenizer *tiny_llama_tokenizer(void)
+{
+    return changed_tokenizer(TINY_MODEL "/tokenizer.json", TINY_PATTERN, LLAMA3_PATTERN);
+}
+
 static inline struct gd_tokenizer *tiny_tokenizer(void)
 {
     struct gd_tokenizer *t = NULL;
@@ -80,21 +127,6 @@ static inline void case_free(struct guard_case *c)
 {
     gd_prompt_free(&c->prompt);
     gd_arena_free(&c->arena);
-}
-
-/* A whole file, zero-terminated, to be freed. */
-static inline char *read_text(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    if (f == NULL)
-        fail_msg("cannot open %s", path);
-    const size_t max = 1 << 20;
-    char *data = calloc(1, max);
-    assert_non_null(data);
-    const size_t n = fread(data, 1, max - 1, f);
-    assert_true(n > 0 && n < max - 1);
-    fclose(f);
-    return data;
 }
 
 #endif

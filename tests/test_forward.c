@@ -1,6 +1,6 @@
 /* test_forward.c - whole models against the float64 truth of tests/golden/make_models.py, layer by
- * layer, and the promise of equal bits for a sequence alone, in a batch, in another order, with and
- * without a tap, with one thread and two.
+ * layer, and the promise of equal bits for a sequence alone, in a batch, in another order, in chunks,
+ * on blocks that another one filled, with and without a tap, with one thread and two.
  *
  * The rule for errors: at most twice what PyTorch makes in float32 on the same model and sequences
  * (bf16: in bfloat16). */
@@ -20,6 +20,8 @@
 #define N_CHOICES 11
 #define MAX_LAYERS 8
 #define MAX_TOKENS 512
+#define BLOCKS 160 /* of the KV cache */
+#define BLOCK GD_KV_BLOCK_TOKENS
 
 static const char *const MODELS[] = {"golden/models/llama_bf16_sharded",
                                      "golden/models/llama_f32_tied", "golden/models/qwen2_f16"};
@@ -88,7 +90,9 @@ struct fixture {
     const int32_t *choices;
     double worst[MAX_LAYERS + 2]; /* largest error so far, as error_f32 counts it */
     double largest;               /* largest |value| of the residual stream */
-    int seq;                      /* the tap compares with this one */
+    int seq;                      /* the tap compares with this one, */
+    uint32_t first;               /* which is in the step from this position on */
+    uint32_t n_seen;              /* rows compared by the tap */
 };
 
 static void fixture_open(struct fixture *x, const char *dir, uint32_t n_threads, bool bf16)
@@ -98,7 +102,7 @@ static void fixture_open(struct fixture *x, const char *dir, uint32_t n_threads,
     memset(x, 0, sizeof *x);
     if (gdk_backend_cpu_open(&x->be, n_threads, bf16, &err) != GD_OK ||
         gd_model_open(&x->m, dir, x->be, NULL, &err) != GD_OK ||
-        gd_forward_open(&x->f, x->m, MAX_TOKENS, &err) != GD_OK) {
+        gd_forward_open(&x->f, x->m, MAX_TOKENS, BLOCKS, &err) != GD_OK) {
         fail_msg("%s", err.msg);
     }
     reference_open(&x->ref, dir);
@@ -117,30 +121,81 @@ static void fixture_close(struct fixture *x)
     reference_close(&x->ref);
 }
 
+/* ---- steps ---- */
+
+struct step {
+    struct gd_batch b;
+    int32_t tokens[MAX_TOKENS], positions[MAX_TOKENS];
+    uint32_t starts[2 * N_SEQS + 1], block_starts[2 * N_SEQS + 1], blocks[BLOCKS];
+    uint32_t scored[2 * N_SEQS], n_scored;
+};
+
+static struct step *step_begin(void)
+{
+    static struct step st;
+    memset(&st, 0, sizeof st);
+    st.b = (struct gd_batch){.tokens = st.tokens,
+                             .positions = st.positions,
+                             .seq_start = st.starts,
+                             .blocks = st.blocks,
+                             .block_start = st.block_starts};
+    return &st;
+}
+
+/* Tokens first .. first + n - 1 of a sequence, in blocks table[0], table[1], .. */
+static void step_add(struct step *st, const int32_t *ids, uint32_t first, uint32_t n,
+                     const uint32_t *table, bool score)
+{
+    uint32_t s = st->b.n_seqs, at = st->block_starts[s], n_blocks = (first + n - 1) / BLOCK + 1;
+    assert_true(s < 2 * N_SEQS && st->b.n_tokens + n <= MAX_TOKENS && at + n_blocks <= BLOCKS);
+    for (uint32_t i = 0; i < n; i++) {
+        st->tokens[st->b.n_tokens + i] = ids[first + i];
+        st->positions[st->b.n_tokens + i] = (int32_t)(first + i);
+    }
+    memcpy(st->blocks + at, table, n_blocks * sizeof *table);
+    if (score) {
+        st->scored[st->n_scored++] = s;
+    }
+    st->b.n_tokens += n;
+    st->starts[s + 1] = st->b.n_tokens;
+    st->block_starts[s + 1] = at + n_blocks;
+    st->b.n_seqs++;
+}
+
+static void step_run(struct fixture *x, const struct step *st, gd_forward_tap tap,
+                     float logits[][N_CHOICES])
+{
+    assert_int_equal(gd_forward_run(x->f, &st->b, st->scored, st->n_scored, tap, x), GD_OK);
+    for (uint32_t i = 0; i < st->n_scored; i++) {
+        assert_int_equal(gd_forward_choices(x->f, i, x->choices, N_CHOICES, logits[i]), GD_OK);
+    }
+    assert_int_equal(gd_forward_choices(x->f, st->n_scored, x->choices, N_CHOICES, logits[0]),
+                     GD_EUSAGE);
+}
+
+/* Blocks from, from + 1, .. of the cache, in an order that is not theirs. */
+static void table_fill(uint32_t *table, uint32_t from)
+{
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        table[i] = (from + i * 7) % BLOCKS; /* 7 and BLOCKS have no common divisor */
+    }
+}
+
 /* Runs the sequences order[0..n_seqs-1] as one batch; logits[i] belongs to order[i]. */
 static void run(struct fixture *x, const int *order, uint32_t n_seqs, gd_forward_tap tap,
                 float logits[][N_CHOICES])
 {
-    static int32_t tokens[MAX_TOKENS], positions[MAX_TOKENS];
-    uint32_t starts[N_SEQS * 2 + 1] = {0};
-    uint32_t n = 0;
+    struct step *st = step_begin();
+    uint32_t table[BLOCKS], used = 0;
+    x->first = 0;
+    table_fill(table, 3);
     for (uint32_t i = 0; i < n_seqs; i++) {
-        starts[i] = n;
-        for (size_t t = 0; t < x->lens[order[i]]; t++) {
-            tokens[n] = x->ids[order[i]][t];
-            positions[n++] = (int32_t)t;
-        }
+        uint32_t n = (uint32_t)x->lens[order[i]];
+        step_add(st, x->ids[order[i]], 0, n, table + used, true);
+        used += (n - 1) / BLOCK + 1;
+        assert_true(used <= BLOCKS);
     }
-    starts[n_seqs] = n;
-    struct gd_batch b = {.n_tokens = n,
-                         .n_seqs = n_seqs,
-                         .tokens = tokens,
-                         .positions = positions,
-                         .seq_start = starts};
-    assert_int_equal(gd_forward_run(x->f, &b, tap, x), GD_OK);
-    for (uint32_t i = 0; i < n_seqs; i++) {
-        assert_int_equal(gd_forward_choices(x->f, i, x->choices, N_CHOICES, logits[i]), GD_OK);
-    }
+    step_run(x, st, tap, logits);
 }
 
 /* ---- parity ---- */
@@ -157,18 +212,37 @@ static void compare_hidden(void *ctx, int layer, const float *hidden, uint32_t n
 {
     struct fixture *x = ctx;
     size_t n_rows = 0, n = 0;
-    assert_int_equal(n_tokens, x->lens[x->seq]);
+    assert_true(x->first + n_tokens <= x->lens[x->seq]);
     const int32_t *rows = values(&x->ref, "rows", x->seq, -1, sizeof *rows, &n_rows);
     const double *want = values(&x->ref, "hidden", x->seq, layer + 1, sizeof *want, &n);
     assert_int_equal(n, n_rows * dim);
     for (size_t i = 0; i < n; i++) {
-        double got = (double)hidden[(size_t)rows[i / dim] * dim + i % dim];
-        note_error(&x->worst[layer + 1], got, want[i]);
-        x->largest = fabs(want[i]) > x->largest ? fabs(want[i]) : x->largest;
+        uint32_t row = (uint32_t)rows[i / dim];
+        if (row >= x->first && row < x->first + n_tokens) {
+            double got = (double)hidden[(size_t)(row - x->first) * dim + i % dim];
+            note_error(&x->worst[layer + 1], got, want[i]);
+            x->largest = fabs(want[i]) > x->largest ? fabs(want[i]) : x->largest;
+            x->n_seen += i % dim == 0;
+        }
     }
 }
 
-static void check_parity(const char *dir, bool bf16)
+/* One sequence in chunks of this many tokens, the last one scored. */
+static void run_chunks(struct fixture *x, int seq, uint32_t chunk, gd_forward_tap tap,
+                       float logits[][N_CHOICES])
+{
+    uint32_t table[BLOCKS], len = (uint32_t)x->lens[seq];
+    table_fill(table, 11);
+    for (x->first = 0; x->first < len; x->first += chunk) {
+        struct step *st = step_begin();
+        uint32_t n = len - x->first < chunk ? len - x->first : chunk;
+        step_add(st, x->ids[seq], x->first, n, table, x->first + n == len);
+        step_run(x, st, tap, logits);
+    }
+}
+
+/* chunk 0: whole sequences. */
+static void check_parity(const char *dir, bool bf16, uint32_t chunk)
 {
     struct fixture x;
     size_t n = 0;
@@ -177,7 +251,14 @@ static void check_parity(const char *dir, bool bf16)
     for (int s = 0; s < N_SEQS; s++) {
         float logits[1][N_CHOICES];
         x.seq = s;
-        run(&x, &s, 1, compare_hidden, logits);
+        x.n_seen = 0;
+        if (chunk == 0) {
+            run(&x, &s, 1, compare_hidden, logits);
+        } else {
+            run_chunks(&x, s, chunk, compare_hidden, logits);
+        }
+        values(&x.ref, "rows", s, -1, sizeof(int32_t), &n);
+        assert_int_equal(x.n_seen, n * (size_t)(n_layers + 1));
         const double *want = values(&x.ref, "logits", s, -1, sizeof *want, &n);
         assert_int_equal(n, N_CHOICES);
         for (int i = 0; i < N_CHOICES; i++) {
@@ -191,8 +272,8 @@ static void check_parity(const char *dir, bool bf16)
      * largest value is free, the error that storing it costs anyway. */
     double unit = x.largest * 0x1p-23;
     for (int l = 0; l < n_layers + 2; l++) {
-        print_message("%s %s %d: %.2e, PyTorch %.2e\n", dir, x.be->gemm_dtype, l, x.worst[l],
-                      theirs[l]);
+        print_message("%s %s chunk %u, %d: %.2e, PyTorch %.2e\n", dir, x.be->gemm_dtype, chunk, l,
+                      x.worst[l], theirs[l]);
         if (x.worst[l] > 2 * theirs[l] + (l == 0 ? 0.0 : unit)) {
             fail_msg("%s: error %g after layer %d, PyTorch's is %g", dir, x.worst[l], l - 1,
                      theirs[l]);
@@ -205,7 +286,8 @@ static void test_parity_f32(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
-        check_parity(MODELS[i], false);
+        check_parity(MODELS[i], false, 0);
+        check_parity(MODELS[i], false, 13);
     }
 }
 
@@ -225,7 +307,8 @@ static void test_parity_bf16(void **state)
         skip();
     }
     for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
-        check_parity(MODELS[i], true);
+        check_parity(MODELS[i], true, 0);
+        check_parity(MODELS[i], true, 13);
     }
 }
 
@@ -264,42 +347,267 @@ static void test_same_bits(void **state)
     }
 }
 
+/* In chunks, on scattered blocks; whatever is scored beside it and whatever is not. */
+static void test_chunk_bits(void **state)
+{
+    (void)state;
+    static const uint32_t CHUNKS[] = {1, 5, 16, 33, 64};
+    for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
+        struct fixture x;
+        float alone[N_SEQS][N_CHOICES], got[N_SEQS][N_CHOICES];
+        fixture_open(&x, MODELS[i], 1 + i % 2, false);
+        for (int s = 0; s < N_SEQS; s++) {
+            run(&x, &s, 1, NULL, &alone[s]);
+        }
+        for (size_t c = 0; c < sizeof CHUNKS / sizeof CHUNKS[0]; c++) {
+            for (int s = 0; s < N_SEQS; s++) {
+                run_chunks(&x, s, CHUNKS[c], NULL, got);
+                assert_memory_equal(got[0], alone[s], sizeof got[0]);
+            }
+        }
+        /* All at once in two steps: some end in the first, some are scored in the second. */
+        struct step *st = step_begin();
+        uint32_t tables[N_SEQS][BLOCKS], used = 0, half[N_SEQS];
+        for (int s = 0; s < N_SEQS; s++) {
+            table_fill(tables[s], used * 7);
+            used += ((uint32_t)x.lens[s] - 1) / BLOCK + 1;
+            half[s] = s % 2 == 1 || x.lens[s] == 1 ? (uint32_t)x.lens[s] : (uint32_t)x.lens[s] / 2;
+            step_add(st, x.ids[s], 0, half[s], tables[s], half[s] == x.lens[s]);
+        }
+        step_run(&x, st, NULL, got);
+        for (uint32_t r = 0; r < st->n_scored; r++) {
+            assert_memory_equal(got[r], alone[st->scored[r]], sizeof got[r]);
+        }
+        int rest[N_SEQS], n_rest = 0;
+        st = step_begin();
+        for (int s = N_SEQS - 1; s >= 0; s--) {
+            if (half[s] < x.lens[s]) {
+                rest[n_rest++] = s;
+                step_add(st, x.ids[s], half[s], (uint32_t)x.lens[s] - half[s], tables[s], true);
+            }
+        }
+        assert_true(n_rest > 1);
+        step_run(&x, st, NULL, got);
+        for (int r = 0; r < n_rest; r++) {
+            assert_memory_equal(got[r], alone[rest[r]], sizeof got[r]);
+        }
+        fixture_close(&x);
+    }
+}
+
+static int longest(const struct fixture *x)
+{
+    int best = 0;
+    for (int s = 1; s < N_SEQS; s++) {
+        best = x->lens[s] > x->lens[best] ? s : best;
+    }
+    return best;
+}
+
+/* Two prompts with a common beginning: the second one uses the first one's whole blocks in the same
+ * step, or a copy of the block where they part in a later one. */
+static void test_shared_blocks(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
+        struct fixture x;
+        float alone[2][N_CHOICES], got[2][N_CHOICES];
+        uint32_t first[BLOCKS], second[BLOCKS];
+        int32_t other[MAX_TOKENS];
+        fixture_open(&x, MODELS[i], 2, false);
+        int s = longest(&x);
+        uint32_t len = (uint32_t)x.lens[s], whole = len / 2 / BLOCK, same = whole * BLOCK + 5;
+        assert_true(whole > 0 && same < len);
+        memcpy(other, x.ids[s], len * sizeof *other);
+        for (uint32_t t = same; t < len; t++) {
+            other[t] = x.ids[s][len - 1 - (t - same)];
+        }
+        table_fill(first, 0);
+        table_fill(second, 5);
+        struct step *st = step_begin();
+        step_add(st, x.ids[s], 0, len, first, true);
+        step_run(&x, st, NULL, &alone[0]);
+        st = step_begin();
+        step_add(st, other, 0, len, first, true);
+        step_run(&x, st, NULL, &alone[1]);
+        assert_memory_not_equal(alone[0], alone[1], sizeof alone[0]);
+
+        memcpy(second, first, whole * sizeof *second);
+        for (uint32_t j = whole; j < BLOCKS / 2; j++) {
+            second[j] = first[BLOCKS / 2 + j];
+        }
+        st = step_begin(); /* the sharer stands before its prefix in the packed order */
+        step_add(st, other, whole * BLOCK, len - whole * BLOCK, second, true);
+        step_add(st, x.ids[s], 0, len, first, true);
+        step_run(&x, st, NULL, got);
+        assert_memory_equal(got[0], alone[1], sizeof got[0]);
+        assert_memory_equal(got[1], alone[0], sizeof got[1]);
+
+        second[whole] = BLOCKS - 1 - first[whole]; /* not yet in use */
+        assert_int_equal(gd_forward_copy(x.f, second[whole], first[whole]), GD_OK);
+        st = step_begin();
+        step_add(st, other, same, len - same, second, true);
+        step_run(&x, st, NULL, got);
+        assert_memory_equal(got[0], alone[1], sizeof got[0]);
+        assert_int_equal(gd_forward_copy(x.f, BLOCKS, 0), GD_EUSAGE);
+        assert_int_equal(gd_forward_copy(x.f, 0, BLOCKS), GD_EUSAGE);
+        fixture_close(&x);
+    }
+}
+
 /* ---- refusals ---- */
+
+static int try(struct fixture *x, const struct step *st)
+{
+    return gd_forward_run(x->f, &st->b, st->scored, st->n_scored, NULL, NULL);
+}
+
+/* A step of three sequences that is right. */
+static struct step *good_step(const struct fixture *x)
+{
+    static const uint32_t table[] = {4, BLOCKS - 1, 0};
+    struct step *st = step_begin();
+    step_add(st, x->ids[0], 0, 1, table + 1, true);
+    step_add(st, x->ids[longest(x)], 0, 16, table, false);
+    step_add(st, x->ids[longest(x)], 0, 17, table, true);
+    return st;
+}
 
 static void test_bad_batches(void **state)
 {
     (void)state;
     struct fixture x;
     fixture_open(&x, MODELS[0], 1, false);
-    static const int32_t tokens[MAX_TOKENS + 1], positions[MAX_TOKENS + 1];
-    static const uint32_t empty[] = {0, 3, 3}, one[] = {0, MAX_TOKENS + 1}, ok[] = {0, 3};
-    struct gd_batch b = {.n_tokens = 3, .n_seqs = 2, .tokens = tokens, .positions = positions};
     float logits[N_CHOICES];
-    b.seq_start = ok;
-    b.n_seqs = 1;
-    assert_int_equal(gd_forward_run(x.f, &b, NULL, NULL), GD_OK);
-    assert_int_equal(gd_forward_choices(x.f, 0, x.choices, N_CHOICES, logits), GD_OK);
-    assert_int_equal(gd_forward_choices(x.f, 1, x.choices, N_CHOICES, logits), GD_EUSAGE);
-    b.seq_start = empty;
-    b.n_seqs = 2;
-    assert_int_equal(gd_forward_run(x.f, &b, NULL, NULL), GD_EUSAGE);
+    struct step *st = good_step(&x);
+    assert_int_equal(try(&x, st), GD_OK);
+    assert_int_equal(gd_forward_choices(x.f, 1, x.choices, N_CHOICES, logits), GD_OK);
+    assert_int_equal(gd_forward_choices(x.f, 2, x.choices, N_CHOICES, logits), GD_EUSAGE);
+    st->starts[1] = 0; /* an empty sequence */
+    assert_int_equal(try(&x, st), GD_EUSAGE);
     assert_int_equal(gd_forward_choices(x.f, 0, x.choices, N_CHOICES, logits), GD_EUSAGE);
-    b.seq_start = one;
-    b.n_seqs = 1;
-    b.n_tokens = MAX_TOKENS + 1;
-    assert_int_equal(gd_forward_run(x.f, &b, NULL, NULL), GD_EUSAGE);
-    b.n_tokens = 0;
-    assert_int_equal(gd_forward_run(x.f, &b, NULL, NULL), GD_EUSAGE);
+#define REFUSED(change)                                                                            \
+    do {                                                                                           \
+        st = good_step(&x);                                                                        \
+        change;                                                                                    \
+        assert_int_equal(try(&x, st), GD_EUSAGE);                                                  \
+    } while (0)
+    REFUSED(st->b.n_seqs = 0);
+    REFUSED(st->b.n_seqs = GD_STEP_SEQS_MAX + 1);
+    REFUSED(st->b.n_tokens = 0);
+    REFUSED(st->b.n_tokens = MAX_TOKENS + 1);
+    REFUSED(st->b.n_tokens--);
+    REFUSED(st->starts[0] = 1);
+    REFUSED(st->starts[1] = UINT32_MAX);
+    REFUSED(st->positions[0] = -1);
+    REFUSED(st->positions[0] = GD_CONTEXT_TOKENS_MAX);
+    REFUSED(st->positions[0] = BLOCK); /* its table has no second entry */
+    REFUSED(st->positions[3]++);       /* a gap */
+    REFUSED(st->block_starts[1] = 0);
+    REFUSED(st->block_starts[1] = 2);
+    REFUSED(st->block_starts[2] = 3); /* one block too many, one too few */
+    REFUSED(st->blocks[2] = BLOCKS);
+    REFUSED(st->scored[1] = 3);
+    REFUSED(st->scored[0] = 2);
+    REFUSED(st->scored[1] = 0);
+    REFUSED(st->n_scored = 4);
+    st = good_step(&x);
+    st->n_scored = 0;
+    assert_int_equal(try(&x, st), GD_OK);
+    assert_int_equal(gd_forward_choices(x.f, 0, x.choices, N_CHOICES, logits), GD_EUSAGE);
+    fixture_close(&x);
+}
+
+/* ---- what a step leaves out, and what it does when an operation fails ---- */
+
+static struct {
+    const struct gd_backend_ops *real;
+    uint32_t calls, rows; /* of attention: how often, and tokens of the last one */
+    uint32_t fail;        /* the call that fails; 0: none */
+} spy;
+
+static int spy_attention(struct gd_backend *be, const struct gd_batch *b,
+                         const struct gd_attn_shape *s, const float *qkv, const struct gd_kv *kv,
+                         uint32_t layer, float *out)
+{
+    spy.rows = b->n_tokens;
+    if (++spy.calls == spy.fail) {
+        return GD_EBACKEND;
+    }
+    return spy.real->attention(be, b, s, qkv, kv, layer, out);
+}
+
+static void ignore_hidden(void *ctx, int layer, const float *hidden, uint32_t n_tokens,
+                          uint32_t dim)
+{
+    (void)ctx, (void)layer, (void)hidden, (void)n_tokens, (void)dim;
+}
+
+static void test_last_layer(void **state)
+{
+    (void)state;
+    struct fixture x;
+    float logits[N_SEQS][N_CHOICES], again[N_SEQS][N_CHOICES];
+    fixture_open(&x, MODELS[0], 1, false);
+    uint32_t n_layers = x.m->config.n_layers;
+    struct gd_backend_ops ops = *x.be->ops;
+    spy.real = x.be->ops;
+    spy.fail = 0;
+    ops.attention = spy_attention;
+    x.be->ops = &ops;
+
+    struct step *st = good_step(&x);
+    spy.calls = 0;
+    step_run(&x, st, NULL, logits);
+    assert_int_equal(spy.calls, n_layers);
+    assert_int_equal(spy.rows, st->n_scored);
+    step_run(&x, st, ignore_hidden, again);
+    assert_int_equal(spy.rows, st->b.n_tokens);
+    assert_memory_equal(logits, again, st->n_scored * sizeof *logits);
+
+    spy.calls = 0;
+    st->n_scored = 0;
+    step_run(&x, st, NULL, again);
+    assert_int_equal(spy.calls, n_layers - 1);
+    step_run(&x, st, ignore_hidden, again);
+    assert_int_equal(spy.rows, st->b.n_tokens);
+
+    for (spy.fail = 1; spy.fail <= n_layers; spy.fail++) {
+        spy.calls = 0;
+        st = good_step(&x);
+        assert_int_equal(try(&x, st), GD_EBACKEND);
+        assert_int_equal(gd_forward_choices(x.f, 0, x.choices, N_CHOICES, again[0]), GD_EUSAGE);
+        step_run(&x, st, NULL, again);
+        assert_memory_equal(logits, again, st->n_scored * sizeof *logits);
+    }
+    x.be->ops = spy.real;
+    fixture_close(&x);
+}
+
+static void test_open(void **state)
+{
+    (void)state;
+    struct fixture x;
+    struct gd_forward *f = NULL;
+    struct gd_err err = {0};
+    fixture_open(&x, MODELS[0], 1, false);
+    const struct gd_model_config *c = &x.m->config;
+    assert_int_equal(gd_forward_block_bytes(x.m), (size_t)c->n_layers * 2 * c->n_kv_heads * BLOCK *
+                                                      gdk_kv_pad(c->head_dim) * sizeof(float));
+    assert_int_equal(gd_forward_open(&f, x.m, 0, 4, &err), GD_EUSAGE);
+    assert_int_equal(gd_forward_open(&f, x.m, 4, 0, &err), GD_EUSAGE);
+    assert_null(f);
+    gd_forward_close(NULL);
     fixture_close(&x);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parity_f32),
-        cmocka_unit_test(test_parity_bf16),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_bad_batches),
+        cmocka_unit_test(test_parity_f32),    cmocka_unit_test(test_parity_bf16),
+        cmocka_unit_test(test_same_bits),     cmocka_unit_test(test_chunk_bits),
+        cmocka_unit_test(test_shared_blocks), cmocka_unit_test(test_bad_batches),
+        cmocka_unit_test(test_last_layer),    cmocka_unit_test(test_open),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

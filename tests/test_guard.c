@@ -1,5 +1,6 @@
 /* test_guard.c - one request to one verdict on a tiny model: the answer's members, policies, phases and masks, refusals
- * that never allow, rendering, determinism, and many threads at once. */
+ * that never allow, rendering, determinism, many threads at once, many requests of one thread, callers, and what is
+ * reused from one request to the next. */
 #include "guardian/guard.h"
 
 #include <setjmp.h>
@@ -17,14 +18,19 @@
 
 static struct gd_guard *guard;
 
-static struct gd_guard *open_guard(const char *dir, const char *policy)
+static struct gd_guard *open_guard_with(struct gd_guard_options opt)
 {
     struct gd_guard *g = NULL;
     struct gd_err err = {0};
-    const struct gd_guard_options opt = {.engine = {.model_dir = dir, .n_threads = 1}, .policy_path = policy};
+    opt.engine.n_threads = 1;
     if (gd_guard_open(&g, &opt, &err) != GD_OK)
         fail_msg("%s", err.msg);
     return g;
+}
+
+static struct gd_guard *open_guard(const char *dir, const char *policy)
+{
+    return open_guard_with((struct gd_guard_options){.engine = {.model_dir = dir}, .policy_path = policy});
 }
 
 static int setup(void **state)
@@ -51,7 +57,7 @@ struct answer {
     int rc;
 };
 
-static void ask(struct gd_guard *g, const char *request, struct answer *a)
+static void ask_as(struct gd_guard *g, const char *request, const struct gd_caller *caller, struct answer *a)
 {
     const struct gd_json *v = NULL;
     memset(a, 0, sizeof *a);
@@ -60,14 +66,22 @@ static void ask(struct gd_guard *g, const char *request, struct answer *a)
     if (gd_json_parse(&a->arena, gd_str_from(request), &GD_JSON_REQUEST_LIMITS, &v, &a->err) != GD_OK)
         fail_msg("%s: %s", request, a->err.msg);
     memset(&a->judgement, 0xA5, sizeof a->judgement);
-    a->rc = gd_guard_judge(g, &a->arena, v, &a->judgement, &a->err);
-    if (a->rc != GD_OK)
+    a->rc = gd_guard_judge(g, &a->arena, v, caller, &a->judgement, &a->err);
+    if (a->rc != GD_OK) {
+        static const struct gd_judgement zero;
+        assert_memory_equal(&a->judgement, &zero, sizeof zero);
         return;
+    }
     struct gd_json_writer w;
     gd_json_writer_init(&w, &a->text);
     gd_judgement_write(g, &a->judgement, &w);
     assert_int_equal(a->text.failed, 0);
     assert_int_equal(gd_json_parse(&a->arena, (struct gd_str){a->text.data, a->text.len}, &GD_JSON_REQUEST_LIMITS, &a->root, NULL), GD_OK);
+}
+
+static void ask(struct gd_guard *g, const char *request, struct answer *a)
+{
+    ask_as(g, request, NULL, a);
 }
 
 static void drop(struct answer *a)
@@ -281,7 +295,7 @@ static void test_out_of_memory(void **state)
         struct gd_judgement j;
         struct gd_err err = {0};
         gd_arena_init(&a, budget);
-        const int rc = gd_guard_judge(guard, &a, v, &j, &err);
+        const int rc = gd_guard_judge(guard, &a, v, NULL, &j, &err);
         assert_true(rc == GD_OK || (rc == GD_ENOMEM && !worked));
         assert_int_equal(j.verdict.action == GD_ACTION_ERROR, rc != GD_OK);
         worked += rc == GD_OK;
@@ -303,7 +317,7 @@ static void *judge_many(void *arg)
         const struct gd_json *v = NULL;
         gd_arena_init(&a, GD_REQUEST_ARENA_BYTES);
         if (gd_json_parse(&a, gd_str_from(requests[i % 2]), &GD_JSON_REQUEST_LIMITS, &v, NULL) != GD_OK ||
-            gd_guard_judge(guard, &a, v, &j, NULL) != GD_OK)
+            gd_guard_judge(guard, &a, v, NULL, &j, NULL) != GD_OK)
             return NULL;
         if (i < 2)
             scores[i] = j.verdict.risk;
@@ -402,6 +416,26 @@ static void remove_model(const char *dir)
     assert_int_equal(rmdir(dir), 0);
 }
 
+/* A prefix that no prompt could have is an error of opening. */
+static void refuse_long_prefix(const char *dir)
+{
+    struct gd_guard *g = (struct gd_guard *)1;
+    struct gd_err err = {0};
+    char path[256];
+    const struct gd_guard_options opt = {.engine = {.model_dir = dir, .n_threads = 1}};
+    snprintf(path, sizeof path, "%s/policy.json", dir);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fprintf(f, "{\"name\":\"long\",\"version\":1,\"chat\":\"chatml\",\"system\":\"");
+    for (int i = 0; i < 400; i++)
+        fputs(" 1", f);
+    fputs("\",\"template\":\"{body}\"," TWO_CHOICES "}", f);
+    fclose(f);
+    assert_int_equal(gd_guard_open(&g, &opt, &err), GD_ELIMIT);
+    assert_non_null(strstr(err.msg, "prefix of the policy long"));
+    assert_null(g);
+}
+
 /* policy.json of a model directory is its default; a full context is cut and never allowed. */
 static void test_own_policy_and_full_context(void **state)
 {
@@ -438,7 +472,290 @@ static void test_own_policy_and_full_context(void **state)
     drop(&a);
     gd_buf_free(&b);
     gd_guard_close(g);
+    refuse_long_prefix(dir);
     remove_model(dir);
+}
+
+/* ---- many requests of one thread ---- */
+
+/* A conversation of n answers; text makes it another one from its first words on. To be freed. */
+static char *conversation(const char *text, unsigned n, const char *more)
+{
+    struct gd_buf b;
+    gd_buf_init(&b, 4 << 20);
+    gd_buf_fmt(&b, "{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}", text);
+    for (unsigned i = 0; i < n; i++)
+        gd_buf_fmt(&b, ",{\"role\":\"assistant\",\"content\":\"answer %u to %s;\"}", i, text);
+    gd_buf_fmt(&b, "]%s}", more);
+    assert_int_equal(b.failed, 0);
+    return b.data;
+}
+
+/* A request that was begun. */
+struct begun {
+    char *request;
+    struct gd_arena arena;
+    const struct gd_json *root;
+    struct gd_pending pending;
+    struct gd_err err;
+    int rc;
+};
+
+static void begin(struct gd_guard *g, char *request, const struct gd_caller *caller, struct begun *b)
+{
+    memset(b, 0, sizeof *b);
+    b->request = request;
+    gd_arena_init(&b->arena, GD_REQUEST_ARENA_BYTES);
+    assert_int_equal(gd_json_parse(&b->arena, gd_str_from(request), &GD_JSON_REQUEST_LIMITS, &b->root, NULL), GD_OK);
+    memset(&b->pending, 0xA5, sizeof b->pending);
+    b->rc = gd_guard_begin(g, &b->arena, b->root, caller, &b->pending, &b->err);
+    static const struct gd_pending zero;
+    if (b->rc != GD_OK)
+        assert_memory_equal(&b->pending, &zero, sizeof zero);
+}
+
+static void end(struct begun *b)
+{
+    gd_arena_free(&b->arena);
+    free(b->request);
+}
+
+static bool same_verdict(const struct gd_judgement *a, const struct gd_judgement *b)
+{
+    const struct gd_verdict *v = &a->verdict;
+    const struct gd_verdict *w = &b->verdict;
+    return memcmp(v->scores, w->scores, sizeof v->scores) == 0 && v->risk == w->risk && v->label == w->label && v->action == w->action &&
+           v->action != GD_ACTION_ERROR && v->choice == w->choice && a->phase == b->phase && a->step == b->step &&
+           a->events == b->events && a->tokens == b->tokens && a->flags == b->flags;
+}
+
+#define MANY 24
+
+/* Many begun before the first is finished, in whatever order: each has the verdict that judging it alone gives, also
+ * where nothing is ever reused. */
+static void test_begin_many(void **state)
+{
+    (void)state;
+    struct gd_guard *plain = open_guard_with((struct gd_guard_options){.engine = {.model_dir = TINY_MODEL, .no_prefix_cache = true}});
+    struct begun *begun = calloc(MANY, sizeof *begun);
+    assert_non_null(begun);
+    for (unsigned i = 0; i < MANY; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "wish %u", i % 5);
+        begin(guard, conversation(text, 1 + i * 7 % 11, PATIENT ",\"session\":\"s\""), NULL, &begun[i]);
+        if (begun[i].rc != GD_OK)
+            fail_msg("%s", begun[i].err.msg);
+        assert_non_null(begun[i].pending.ticket);
+        assert_int_equal(begun[i].pending.judgement.verdict.action, GD_ACTION_ERROR);
+    }
+    for (unsigned i = 0; i < MANY; i++) {
+        struct begun *b = &begun[i * 7 % MANY];
+        struct gd_judgement j;
+        struct answer alone;
+        struct answer unhelped;
+        memset(&j, 0xA5, sizeof j);
+        assert_int_equal(gd_guard_finish(guard, &b->pending, NULL, &j, &b->err), GD_OK);
+        ask(guard, b->request, &alone);
+        ask(plain, b->request, &unhelped);
+        assert_true(same_verdict(&j, &alone.judgement));
+        assert_true(same_verdict(&j, &unhelped.judgement));
+        assert_int_equal(unhelped.judgement.cached_tokens, 0);
+        assert_true(gd_str_eqz(j.session, "s") && j.total_ms >= j.tokenize_ms && j.tokenize_ms > 0);
+        assert_memory_equal(j.id, "gv-", 3);
+        assert_memory_not_equal(j.id, alone.judgement.id, sizeof j.id);
+        drop(&alone);
+        drop(&unhelped);
+        end(b);
+    }
+    free(begun);
+    gd_guard_close(plain);
+}
+
+static uint32_t in_engine(struct gd_guard *g)
+{
+    struct gd_engine_stats stats;
+    gd_engine_stats(gd_guard_engine(g), &stats);
+    return stats.waiting + stats.running;
+}
+
+/* More failures than there are places to prepare a prompt: none is lost. */
+static void test_begin_fails(void **state)
+{
+    (void)state;
+    static const char *const requests[] = {"{}", "{\"messages\":[]}", STORY ",\"policy\":\"other\"}", STORY ",\"session\":1}", STORY ",\"deadline_ms\":0}"};
+    const uint32_t n = 4 * GD_THREADS_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        struct begun b;
+        begin(guard, strdup(requests[i % 5]), NULL, &b);
+        assert_int_equal(b.rc, GD_EFIELD);
+        assert_int_not_equal(b.err.msg[0], '\0');
+        end(&b);
+    }
+    assert_int_equal(in_engine(guard), 0);
+    struct answer a;
+    ask(guard, STORY PATIENT "}", &a);
+    assert_int_equal(a.rc, GD_OK);
+    drop(&a);
+}
+
+/* A deadline that has passed before there is a prompt: it takes long to read so many events. */
+static void test_deadline(void **state)
+{
+    (void)state;
+    struct answer a;
+    char *request = conversation("be quick", 4000, ",\"deadline_ms\":1");
+    ask(guard, request, &a);
+    if (a.rc != GD_EDEADLINE && a.rc != GD_EBUSY)
+        fail_msg("%d %s", a.rc, a.err.msg);
+    assert_int_equal(in_engine(guard), 0);
+    drop(&a);
+    free(request);
+}
+
+/* ---- callers ---- */
+
+static bool never_gone(void *ctx)
+{
+    ++*(int *)ctx;
+    return false;
+}
+
+static bool always_gone(void *ctx)
+{
+    ++*(int *)ctx;
+    return true;
+}
+
+#define CROWD 24
+
+/* A caller that has left is told so, and nothing of its request stays in the engine. The last of a crowd waits for long
+ * enough to be asked. */
+static void test_gone(void **state)
+{
+    (void)state;
+    struct begun *begun = calloc(CROWD, sizeof *begun);
+    int asked = 0;
+    const struct gd_caller caller = {.gone = always_gone, .ctx = &asked};
+    struct gd_engine_stats before;
+    struct gd_engine_stats after;
+    assert_non_null(begun);
+    gd_engine_stats(gd_guard_engine(guard), &before);
+    for (unsigned i = 0; i < CROWD; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "%u is the wish", i);
+        begin(guard, conversation(text, 150, PATIENT), &caller, &begun[i]);
+        if (begun[i].rc != GD_OK)
+            fail_msg("%s", begun[i].err.msg);
+    }
+    unsigned wrong = 0; /* all must be finished before the test may fail */
+    for (unsigned i = CROWD; i > 0; i--) {
+        struct begun *b = &begun[i - 1];
+        struct gd_judgement j;
+        static const struct gd_judgement zero;
+        memset(&j, 0xA5, sizeof j);
+        b->rc = gd_guard_finish(guard, &b->pending, &caller, &j, &b->err);
+        wrong += b->rc != GD_ECANCELED && (b->rc != GD_OK || i == CROWD);
+        wrong += b->rc != GD_OK && memcmp(&j, &zero, sizeof zero) != 0;
+        end(b);
+    }
+    assert_true(asked > 0);
+    assert_int_equal(wrong, 0);
+    free(begun);
+    struct answer a;
+    const struct gd_caller patient = {.gone = never_gone, .ctx = &asked};
+    ask_as(guard, STORY PATIENT "}", &patient, &a); /* those that are canceled go first, at no cost */
+    assert_int_equal(a.rc, GD_OK);
+    drop(&a);
+    gd_engine_stats(gd_guard_engine(guard), &after);
+    assert_true(after.canceled > before.canceled);
+    assert_int_equal(in_engine(guard), 0);
+}
+
+static struct gd_caller tenant(uint8_t number)
+{
+    struct gd_caller c = {.gone = NULL};
+    memset(c.salt.bytes, number, sizeof c.salt.bytes);
+    return c;
+}
+
+/* Beyond the policy's prefix a tenant finds what it has asked itself, never what another one has. */
+static void test_salts(void **state)
+{
+    (void)state;
+    struct gd_guard *g = open_guard_with((struct gd_guard_options){.engine = {.model_dir = TINY_MODEL, .verdict_entries = 8}});
+    const uint32_t prefix = (uint32_t)gd_guard_policy(g)->prefix_ids.len;
+    const struct gd_caller a = tenant(1);
+    const struct gd_caller b = tenant(2);
+    struct answer first;
+    struct answer again;
+    struct answer longer;
+    struct answer other;
+    char *request = conversation("a secret", 5, PATIENT);
+    char *more = conversation("a secret", 6, PATIENT);
+    ask_as(g, request, &a, &first);
+    ask_as(g, request, &a, &again);
+    ask_as(g, more, &a, &longer);
+    ask_as(g, more, &b, &other);
+    assert_true(first.rc == GD_OK && again.rc == GD_OK && longer.rc == GD_OK && other.rc == GD_OK);
+    assert_true(prefix > GD_KV_BLOCK_TOKENS);
+    assert_in_range(first.judgement.cached_tokens, prefix - prefix % GD_KV_BLOCK_TOKENS, prefix);
+    assert_int_equal(other.judgement.cached_tokens, first.judgement.cached_tokens);
+    assert_true(longer.judgement.cached_tokens > first.judgement.tokens - 100);
+    assert_true(number(gd_json_get(longer.root, "context"), "cached_tokens") == longer.judgement.cached_tokens);
+    assert_true(again.judgement.cache_hit && !first.judgement.cache_hit && !longer.judgement.cache_hit && !other.judgement.cache_hit);
+    assert_true(same_verdict(&first.judgement, &again.judgement));
+    assert_true(same_verdict(&longer.judgement, &other.judgement));
+    drop(&first);
+    drop(&again);
+    drop(&longer);
+    drop(&other);
+    free(request);
+    free(more);
+    gd_guard_close(g);
+}
+
+/* The ids of a request, and how many of them may be kept. */
+static struct gd_ids ids_of(struct gd_guard *g, const char *request, uint32_t *n_keep)
+{
+    struct guard_case c;
+    case_prompt(&c, gd_guard_policy(g), gd_engine_tokenizer(gd_guard_engine(g)), request, GD_CONTEXT_TOKENS_MAX);
+    assert_int_equal(c.rc, GD_OK);
+    struct gd_ids ids = c.prompt.ids;
+    c.prompt.ids = (struct gd_ids){NULL, 0, 0};
+    *n_keep = c.prompt.n_keep;
+    case_free(&c);
+    return ids;
+}
+
+/* A trajectory that grows is computed from where it grows: what was kept of the request before is all found. */
+static void test_growing(void **state)
+{
+    (void)state;
+    const struct gd_caller me = tenant(9);
+    struct gd_ids before = {NULL, 0, 0};
+    uint32_t n_keep = 0;
+    for (unsigned n = 1; n < 12; n++) {
+        uint32_t n_next = 0;
+        uint32_t same = 0;
+        struct answer a;
+        char *request = conversation("grow", n, PATIENT);
+        struct gd_ids ids = ids_of(guard, request, &n_next);
+        while (same < n_keep && before.data[same] == ids.data[same])
+            same++;
+        ask_as(guard, request, &me, &a);
+        assert_int_equal(a.rc, GD_OK);
+        assert_int_equal(a.judgement.tokens, ids.len);
+        if (n > 1) {
+            assert_true(same + 1 >= n_keep);
+            assert_int_equal(a.judgement.cached_tokens, same);
+        }
+        drop(&a);
+        free(request);
+        gd_ids_free(&before);
+        before = ids;
+        n_keep = n_next;
+    }
+    gd_ids_free(&before);
 }
 
 int main(void)
@@ -453,6 +770,12 @@ int main(void)
         cmocka_unit_test(test_threads_agree),
         cmocka_unit_test(test_open),
         cmocka_unit_test(test_own_policy_and_full_context),
+        cmocka_unit_test(test_begin_many),
+        cmocka_unit_test(test_begin_fails),
+        cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_salts),
+        cmocka_unit_test(test_growing),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

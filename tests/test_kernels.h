@@ -15,14 +15,24 @@
 
 static uint32_t rng_state = 1;
 
+static inline uint32_t rnd_bits(void)
+{
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 17;
+    rng_state ^= rng_state << 5;
+    return rng_state;
+}
+
+static inline uint32_t rnd_below(uint32_t n)
+{
+    return (rnd_bits() >> 8) % n;
+}
+
 static inline float rnd(void) /* about normal: sum of four uniforms, variance 1 */
 {
     float sum = 0.0f;
     for (int i = 0; i < 4; i++) {
-        rng_state ^= rng_state << 13;
-        rng_state ^= rng_state >> 17;
-        rng_state ^= rng_state << 5;
-        sum += (float)(rng_state >> 8) * 0x1p-24f - 0.5f;
+        sum += (float)(rnd_bits() >> 8) * 0x1p-24f - 0.5f;
     }
     return sum * 1.7320508f;
 }

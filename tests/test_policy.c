@@ -1,5 +1,5 @@
-/* test_policy.c - policies: the built-in one, every field and its refusals, templates from files, and choices that are
- * exactly one token. */
+/* test_policy.c - policies: the built-in one, every field and its refusals, templates from files, choices that are
+ * exactly one token, and the part of a template that is encoded at load. */
 #include "guardian/policy.h"
 
 #include <setjmp.h>
@@ -48,10 +48,11 @@ static void test_built_in(void **state)
         const struct gd_label_info *info = gd_label_info((enum gd_label)i);
         assert_int_equal(p->choices[i].label, i);
         assert_int_equal(p->choices[i].letter, 'A' + (int)i);
-        /* the definition of each letter is in the text before the body, which is the shared prefix */
+        /* the definition of each letter is in the text before the body */
         snprintf(name, sizeof name, "\n%c. %s: ", (char)('A' + i), info->name);
         assert_non_null(memmem(p->before_body.ptr, p->before_body.len, name, strlen(name)));
     }
+    assert_int_equal(p->after_bytes, p->after_body.len);
     assert_true(p->after_body.len < 200);
     assert_true(p->flag_threshold <= p->block_threshold);
     gd_policy_close(p);
@@ -221,6 +222,106 @@ static void test_template_file(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
+static void expect_ids(struct gd_ids got, const int32_t *want, size_t n)
+{
+    assert_int_equal(got.len, n);
+    assert_memory_equal(got.data, want, n * sizeof *want);
+}
+
+static void add_ids(struct gd_ids *ids, const struct gd_tokenizer *t, struct gd_str text)
+{
+    assert_int_equal(gd_tokenizer_encode(t, text, GD_SPECIALS_OFF, ids), GD_OK);
+}
+
+/* p and its twin are the same policy, loaded with tokenizers that differ in their pattern: only p's has cuts. What is
+ * before the body must be the same text in both, and have the same ids whatever the body is. `rest` begins what p
+ * keeps for each request. */
+static void check_prefix(const struct gd_policy *p, const struct gd_policy *twin, const struct gd_tokenizer *t, const char *rest)
+{
+    static const char *const bodies[] = {"", "USER: a\n", "\n", " x", "\xCC\x81\n", "'s\n", "123\n", "\xC2\xA0\n", "TOOL: f()\n"};
+    const size_t moved = twin->before_body.len - p->before_body.len;
+    assert_true(moved > 0 && moved < twin->before_body.len);
+    assert_memory_equal(p->before_body.ptr, rest, strlen(rest));
+    assert_int_equal(p->prefix_text.len, twin->prefix_text.len + moved);
+    assert_memory_equal(p->prefix_text.ptr, twin->prefix_text.ptr, twin->prefix_text.len);
+    assert_memory_equal(p->prefix_text.ptr + twin->prefix_text.len, twin->before_body.ptr, moved);
+    assert_memory_equal(p->before_body.ptr, twin->before_body.ptr + moved, p->before_body.len);
+    assert_true(gd_str_eq(p->after_body, twin->after_body));
+    assert_true(gd_str_eq(p->suffix_text, twin->suffix_text));
+    struct gd_ids head = {NULL, 0, 0};
+    add_ids(&head, t, (struct gd_str){twin->before_body.ptr, moved});
+    const size_t markers = p->prefix_ids.len - head.len;
+    assert_memory_equal(p->prefix_ids.data + markers, head.data, head.len * sizeof *head.data);
+    if (markers > 0)
+        assert_true(gd_tokenizer_is_special(t, p->prefix_ids.data[markers - 1]));
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        struct gd_ids whole = {NULL, 0, 0};
+        struct gd_ids parts = {NULL, 0, 0};
+        struct gd_buf text;
+        gd_buf_init(&text, 1 << 20);
+        gd_buf_str(&text, twin->before_body);
+        gd_buf_z(&text, bodies[i]);
+        gd_buf_str(&text, p->after_body);
+        add_ids(&whole, t, (struct gd_str){text.data, text.len});
+        for (size_t k = markers; k < p->prefix_ids.len; k++)
+            assert_int_equal(gd_ids_push(&parts, p->prefix_ids.data[k]), GD_OK);
+        add_ids(&parts, t, (struct gd_str){text.data + moved, text.len - moved});
+        expect_ids(parts, whole.data, whole.len);
+        gd_ids_free(&whole);
+        gd_ids_free(&parts);
+        gd_buf_free(&text);
+    }
+    gd_ids_free(&head);
+}
+
+/* What does not depend on the body is encoded at load. */
+static void test_prefix(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *rest;
+    } cases[] = {
+        {NULL, "K. Replay Injection: "},
+        {Q("\"chat\":\"none\",\"template\":[\"One.\",\"Two\",\"Three: {body}\",\"Which?\"]", TWO_CHOICES), "Three: "},
+        {Q("\"chat\":\"none\",\"bos\":true,\"template\":[\"One.\",\"Two\",\"\",\"Three: {body}\"]", TWO_CHOICES), "Two\n\nThree: "},
+        {Q("\"chat\":\"llama3\",\"system\":\"Be\\nKind\",\"template\":[\"One.\",\"Two\",\"### {body}\"]", TWO_CHOICES), "Two\n### "},
+        {Q("\"chat\":\"chatml\",\"template\":\"One. {body}\"", TWO_CHOICES), "One. "},
+        {Q("\"chat\":\"chatml\",\"system\":\"s\",\"template\":\"One.\\nt{body}\"", TWO_CHOICES), "t"},
+    };
+    struct gd_tokenizer *t = tiny_llama_tokenizer();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct gd_policy *p = make_policy(cases[i].json, t);
+        struct gd_policy *twin = make_policy(cases[i].json, tokenizer);
+        check_prefix(p, twin, t, cases[i].rest);
+        gd_policy_close(p);
+        gd_policy_close(twin);
+    }
+    /* a body right after a line break: what is behind it is not known */
+    struct gd_policy *p = make_policy(Q("\"chat\":\"none\",\"template\":\"One.\\n{body}\"", TWO_CHOICES), t);
+    expect_str(p->before_body, "One.\n");
+    assert_int_equal(p->prefix_ids.len, 0);
+    gd_policy_close(p);
+    gd_tokenizer_close(t);
+}
+
+/* after_body counts as the tokenizer's normaliser leaves it. */
+static void test_after_bytes(void **state)
+{
+    (void)state;
+    static const char json[] = Q("\"chat\":\"none\",\"template\":\"{body}e\\u0301 \\u0958 \\u212B\\n\"", TWO_CHOICES);
+    struct gd_tokenizer *nfc = NULL;
+    assert_int_equal(gd_tokenizer_open(&nfc, "golden/tokenizer/digits1_nfc.json", NULL), GD_OK);
+    struct gd_policy *p = make_policy(json, tokenizer);
+    assert_int_equal(p->after_body.len, 3 + 1 + 3 + 1 + 3 + 1);
+    assert_int_equal(p->after_bytes, p->after_body.len);
+    gd_policy_close(p);
+    p = make_policy(json, nfc);
+    assert_int_equal(p->after_body.len, 3 + 1 + 3 + 1 + 3 + 1);
+    assert_int_equal(p->after_bytes, 2 + 1 + 6 + 1 + 2 + 1);
+    gd_policy_close(p);
+    gd_tokenizer_close(nfc);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -229,6 +330,8 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_marks_must_exist),
         cmocka_unit_test(test_template_file),
+        cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_after_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

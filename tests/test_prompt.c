@@ -1,5 +1,6 @@
 /* test_prompt.c - trajectories as prompts: against golden bodies of an independent renderer (golden/make_prompts.py),
- * against forgery in every place of a request, growing at the end only, cut to a context, in all chat formats. */
+ * against forgery in every place of a request, growing at the end only, cut to a context, in all chat formats; and
+ * what prompts share: the policy's prefix, the ids that may be kept, and those of a trajectory that grows. */
 #include "guardian/prompt.h"
 
 #include <setjmp.h>
@@ -19,6 +20,14 @@ static int setup(void **state)
 {
     (void)state;
     tokenizer = tiny_tokenizer();
+    return 0;
+}
+
+/* The same with a pattern that has cuts: part of each template is in the prefix. */
+static int setup_cuts(void **state)
+{
+    (void)state;
+    tokenizer = tiny_llama_tokenizer();
     return 0;
 }
 
@@ -69,6 +78,36 @@ static void expect_clean(const struct guard_case *c, const struct gd_policy *p)
     gd_buf_free(&text);
 }
 
+static size_t bytes_of(const struct gd_tokenizer *t, const int32_t *ids, size_t n)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += gd_tokenizer_bytes(t, ids[i]);
+    return bytes;
+}
+
+/* n_shared is the policy's prefix; n_keep is exact: what is kept is text up to the end of the body at most, and one id
+ * more would be beyond. */
+static void expect_kept(const struct guard_case *c, const struct gd_policy *p, const struct gd_tokenizer *t)
+{
+    const struct gd_prompt *got = &c->prompt;
+    const size_t n = got->ids.len - p->suffix_ids.len;
+    const size_t allowed = bytes_of(t, got->ids.data, n) - p->after_bytes;
+    const size_t kept = bytes_of(t, got->ids.data, got->n_keep);
+    struct gd_buf text;
+    assert_int_equal(got->n_shared, p->prefix_ids.len);
+    assert_in_range(got->n_keep, got->n_shared, n);
+    assert_true(kept <= allowed);
+    if (got->n_keep < n)
+        assert_true(kept + gd_tokenizer_bytes(t, got->ids.data[got->n_keep]) > allowed);
+    gd_buf_init(&text, 64 << 20);
+    for (size_t i = 0; i < got->ids.len; i++)
+        assert_true(gd_tokenizer_decode(t, got->ids.data[i], &text));
+    if (gd_str_eq((struct gd_str){text.data, text.len}, text_of(c))) /* the normaliser changed nothing */
+        assert_true(kept <= text.len - p->suffix_text.len - p->after_body.len);
+    gd_buf_free(&text);
+}
+
 static const char *const golden[] = {
     "blank", "breakout", "catalogue_exact", "catalogue_fits", "catalogue_late", "catalogue_long_lines", "catalogue_over", "catalogue_tie", "elided", "errors", "json", "one_call",
     "parallel", "parts", "pending", "plain", "system", "system_between", "unanswered", "frames_git_status_log", "frames_git_wrong_function",
@@ -82,10 +121,11 @@ struct golden_case {
     struct gd_policy *policy;
 };
 
-static void open_golden(struct golden_case *g, const char *name)
+/* head: a policy's JSON up to "render". */
+static void open_golden_with(struct golden_case *g, const char *name, const char *head, const struct gd_tokenizer *t)
 {
     char path[128];
-    char policy[512];
+    char policy[1024];
     snprintf(path, sizeof path, "golden/prompt/%s.json", name);
     g->file = read_text(path);
     gd_arena_init(&g->arena, GD_REQUEST_ARENA_BYTES);
@@ -93,11 +133,34 @@ static void open_golden(struct golden_case *g, const char *name)
         fail_msg("%s is not JSON", path);
     const struct gd_json *request = gd_json_get(g->root, "request");
     const struct gd_json *render = gd_json_get(g->root, "render");
-    snprintf(policy, sizeof policy, BARE ",\"render\":%.*s}", (int)render->raw.len, render->raw.ptr);
-    g->policy = make_policy(policy, tokenizer);
+    snprintf(policy, sizeof policy, "%s,\"render\":%.*s}", head, (int)render->raw.len, render->raw.ptr);
+    g->policy = make_policy(policy, t);
     g->request = strndup(request->raw.ptr, request->raw.len);
     g->items = gd_json_get(request, "messages");
     g->items = g->items ? g->items : gd_json_get(request, "frames");
+}
+
+static void open_golden(struct golden_case *g, const char *name)
+{
+    open_golden_with(g, name, BARE, tokenizer);
+}
+
+/* The request with its first n messages or frames, n below their number. To be freed. */
+static char *shorter(const struct golden_case *g, uint32_t n)
+{
+    const struct gd_json *end = g->items->child; /* the first one that is left out */
+    for (uint32_t k = 0; k < n; k++)
+        end = end->next;
+    const struct gd_str request = gd_json_get(g->root, "request")->raw;
+    struct gd_buf cut;
+    gd_buf_init(&cut, 1 << 20);
+    gd_buf_add(&cut, request.ptr, (size_t)(end->raw.ptr - request.ptr));
+    while (cut.data[cut.len - 1] != ',' && cut.data[cut.len - 1] != '[')
+        cut.len--;
+    cut.len -= cut.data[cut.len - 1] == ',';
+    gd_buf_z(&cut, "]}");
+    assert_int_equal(cut.failed, 0);
+    return cut.data;
 }
 
 static void close_golden(struct golden_case *g)
@@ -122,6 +185,7 @@ static void test_golden(void **state)
         if (!gd_str_eq(text_of(&c), body))
             fail_msg("%s, got:\n%s\nwant:\n%.*s", golden[i], c.prompt.text.data, (int)body.len, body.ptr);
         expect_clean(&c, g.policy);
+        expect_kept(&c, g.policy, tokenizer);
         assert_false(c.prompt.truncated);
         case_free(&c);
         close_golden(&g);
@@ -140,24 +204,14 @@ static void test_body_grows_at_its_end(void **state)
         assert_int_equal(whole.rc, GD_OK);
         uint32_t judged = 0;
         for (uint32_t n = 0; n < g.items->n_children; n++) {
-            const struct gd_json *end = g.items->child; /* the first one that is left out */
-            for (uint32_t k = 0; k < n; k++)
-                end = end->next;
-            const struct gd_str request = gd_json_get(g.root, "request")->raw;
-            struct gd_buf cut;
             struct guard_case c;
-            gd_buf_init(&cut, 1 << 20);
-            gd_buf_add(&cut, request.ptr, (size_t)(end->raw.ptr - request.ptr));
-            while (cut.data[cut.len - 1] != ',' && cut.data[cut.len - 1] != '[')
-                cut.len--;
-            cut.len -= cut.data[cut.len - 1] == ',';
-            gd_buf_z(&cut, "]}");
-            case_prompt(&c, g.policy, tokenizer, cut.data, NO_LIMIT);
+            char *request = shorter(&g, n);
+            case_prompt(&c, g.policy, tokenizer, request, NO_LIMIT);
             if (c.rc == GD_OK && memcmp(c.prompt.text.data, whole.prompt.text.data, c.prompt.text.len) != 0)
                 fail_msg("%s, %u items:\n%s\nwhole:\n%s", golden[i], n, c.prompt.text.data, whole.prompt.text.data);
             judged += c.rc == GD_OK;
             case_free(&c);
-            gd_buf_free(&cut);
+            free(request);
         }
         assert_true(judged > 0 || g.items->n_children <= 4);
         case_free(&whole);
@@ -362,6 +416,13 @@ static void test_chat_formats(void **state)
          "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nT USER: q\nASSISTANT: a\nE<|im_end|>\n<|im_start|>assistant\nP:", 5},
         {"\"chat\":\"chatml\",\"template\":\"{body}\"",
          "<|im_start|>user\nUSER: q\nASSISTANT: a\n<|im_end|>\n<|im_start|>assistant\n", 3},
+        {"\"chat\":\"none\",\"bos\":true,\"template\":[\"One.\",\"Two\",\"Three: {body}\",\"E\"]",
+         "<|begin_of_text|>One.\nTwo\nThree: USER: q\nASSISTANT: a\n\nE", 1},
+        {"\"chat\":\"llama3\",\"system\":\"S\",\"template\":[\"One.\",\"Two\",\"Three: {body}\",\"E\"]",
+         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+         "One.\nTwo\nThree: USER: q\nASSISTANT: a\n\nE<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", 9},
+        {"\"chat\":\"chatml\",\"template\":[\"One.\",\"Two\",\"Three: {body}\",\"E\"]",
+         "<|im_start|>user\nOne.\nTwo\nThree: USER: q\nASSISTANT: a\n\nE<|im_end|>\n<|im_start|>assistant\n", 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char json[2048];
@@ -378,6 +439,7 @@ static void test_chat_formats(void **state)
         assert_int_equal(ids.len, c.prompt.ids.len);
         assert_memory_equal(ids.data, c.prompt.ids.data, ids.len * sizeof *ids.data);
         gd_ids_free(&ids);
+        expect_kept(&c, p, tokenizer);
         case_free(&c);
         gd_policy_close(p);
     }
@@ -517,6 +579,7 @@ static void test_truncation(void **state)
         snprintf(line, sizeof line, "USER: the first wish\n[%u events omitted]\n", c.prompt.n_omitted);
         assert_int_equal(strstr(c.prompt.text.data, line) != NULL, c.prompt.truncated);
         expect_clean(&c, p);
+        expect_kept(&c, p, tokenizer);
         case_free(&c);
     }
     assert_true(omitted > 70 && least < 200);
@@ -587,6 +650,220 @@ static void test_out_of_memory(void **state)
     close_golden(&g);
 }
 
+/* ---- what prompts of a growing trajectory share ---- */
+
+#define HEAD(template) "{\"name\":\"g\",\"version\":1,\"chat\":\"none\",\"template\":\"" template "\"," TWO_CHOICES
+
+static const char *const growing[] = {
+    BARE,
+    HEAD("Read this.\\nRecord:\\n{body}"),
+    HEAD("Read this.\\nRecord:\\n{body}Which?\\n"),
+    HEAD("Read this.\\nRecord:\\n{body}\\nWhich?\\n"),
+    HEAD("Read this.\\nRecord:\\n{body}\\n\\n\\n###Which?\\n"),
+    HEAD("Read: {body} Which?\\n"),
+    HEAD("{body}\\n"),
+    HEAD("Read: {body}};\\n\\nWhich?\\n"),
+    HEAD("Read: {body}e\\u0301, q\\u0307\\u0323\\n"),
+    HEAD("Read this.\\nRecord:\\n{body}\\nWhich?\\n") ",\"rendering\":\"mci\"", /* the last: its bodies have no cuts */
+};
+#define N_GROWING (sizeof growing / sizeof growing[0])
+
+static struct gd_tokenizer *open_tokenizer(const char *path)
+{
+    struct gd_tokenizer *t = NULL;
+    struct gd_err err = {0};
+    if (gd_tokenizer_open(&t, path, &err) != GD_OK)
+        fail_msg("%s", err.msg);
+    return t;
+}
+
+/* The text that is encoded as one: what a cut parts. */
+static struct gd_str run_of(const struct guard_case *c, const struct gd_policy *p)
+{
+    return (struct gd_str){c->prompt.text.data + p->prefix_text.len, c->prompt.text.len - p->prefix_text.len - p->suffix_text.len};
+}
+
+/* The ids of `next` made of those of `prev`, as far as they are before the last cut of prev's body, and of what comes
+ * after it: the same as from scratch. False when there is no cut. */
+static bool grows_by_ids(const struct guard_case *prev, const struct guard_case *next, const struct gd_policy *p,
+                         const struct gd_tokenizer *t)
+{
+    const struct gd_str old = run_of(prev, p);
+    const struct gd_str all = run_of(next, p);
+    const size_t cut = gd_tokenizer_cut(t, (struct gd_str){old.ptr, old.len - p->after_body.len}, old.len);
+    if (cut == 0)
+        return false;
+    struct gd_ids ids = {NULL, 0, 0};
+    assert_int_equal(gd_tokenizer_encode(t, (struct gd_str){old.ptr, cut}, GD_SPECIALS_OFF, &ids), GD_OK);
+    const size_t kept = p->prefix_ids.len + ids.len; /* who keeps ids keeps their places too */
+    ids.len = 0;
+    for (size_t i = 0; i < kept; i++)
+        assert_int_equal(gd_ids_push(&ids, prev->prompt.ids.data[i]), GD_OK);
+    assert_int_equal(gd_tokenizer_encode(t, (struct gd_str){all.ptr + cut, all.len - cut}, GD_SPECIALS_OFF, &ids), GD_OK);
+    assert_int_equal(ids.len + p->suffix_ids.len, next->prompt.ids.len);
+    assert_memory_equal(ids.data, next->prompt.ids.data, ids.len * sizeof *ids.data);
+    gd_ids_free(&ids);
+    return true;
+}
+
+static struct gd_policy *growing_policy(size_t i, const struct gd_tokenizer *t)
+{
+    char json[1024];
+    snprintf(json, sizeof json, "%s}", growing[i]);
+    return make_policy(json, t);
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state += 0x9E3779B97F4A7C15u;
+    uint64_t z = *state;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+struct growth {
+    unsigned pairs, by_ids, less; /* less: pairs that share less than n_keep ids */
+    size_t least;                 /* by how many at most */
+};
+
+static void compare_growth(const struct guard_case *prev, const struct guard_case *next, const struct gd_policy *p,
+                           const struct gd_tokenizer *t, struct growth *g)
+{
+    const struct gd_prompt *a = &prev->prompt;
+    const struct gd_prompt *b = &next->prompt;
+    size_t same = 0;
+    while (same < a->n_keep && same < b->n_keep && a->ids.data[same] == b->ids.data[same])
+        same++;
+    if (same < a->n_keep && same < b->n_keep) {
+        g->less++;
+        g->least = a->n_keep - same > g->least ? a->n_keep - same : g->least;
+    }
+    g->pairs++;
+    g->by_ids += grows_by_ids(prev, next, p, t);
+}
+
+static void grow(const char *name, const char *head, const struct gd_tokenizer *t, struct growth *sum)
+{
+    struct golden_case g;
+    struct guard_case cases[2];
+    uint32_t done = 0;
+    open_golden_with(&g, name, head, t);
+    for (uint32_t n = 0; n <= g.items->n_children; n++) {
+        struct guard_case *c = &cases[done % 2];
+        char *request = n < g.items->n_children ? shorter(&g, n) : strdup(g.request);
+        case_prompt(c, g.policy, t, request, NO_LIMIT);
+        free(request);
+        if (c->rc != GD_OK) {
+            case_free(c);
+            continue;
+        }
+        expect_kept(c, g.policy, t);
+        if (done > 0) {
+            compare_growth(&cases[(done + 1) % 2], c, g.policy, t, sum);
+            case_free(&cases[(done + 1) % 2]);
+        }
+        done++;
+    }
+    if (done > 0)
+        case_free(&cases[(done + 1) % 2]);
+    close_golden(&g);
+}
+
+static const struct {
+    const char *path;
+    bool cuts;
+} growers[] = {
+    {"golden/tokenizer/digits3.json", true}, {"golden/tokenizer/digits1_nfc.json", true}, {"golden/tokenizer/gpt2.json", true},
+    {"../weights/guardian-mini/tokenizer.json", true}, {"golden/tokenizer/cased_regex.json", false}, {TINY_MODEL "/tokenizer.json", false},
+};
+#define N_GROWERS (sizeof growers / sizeof growers[0])
+
+/* Incremental tokenisation gives exactly the ids of tokenising from scratch; and what may be kept of a prompt is the
+ * beginning of the next one, less one id at most, whatever stands behind the body. */
+static void test_growing(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_GROWERS; i++) {
+        struct gd_tokenizer *t = open_tokenizer(growers[i].path);
+        for (size_t k = 0; k < N_GROWING; k++) {
+            struct growth sum = {0};
+            for (size_t n = 0; n < N_GOLDEN; n++)
+                grow(golden[n], growing[k], t, &sum);
+            assert_true(sum.pairs > 50 && sum.least <= 1 && sum.less <= sum.pairs / 10);
+            if (k + 1 < N_GROWING)
+                assert_int_equal(sum.by_ids, growers[i].cuts ? sum.pairs : 0);
+        }
+        gd_tokenizer_close(t);
+    }
+}
+
+static const char *const pieces[] = {
+    "a", "s", "U", "the word", " ", "  ", "\t", "\n", "\r\n", "\n\nUSER: x", "\xC2\xA0", "\xE3\x80\x80", "\xE2\x80\xA8",
+    "0", "12345", "'", "'s", "'ll", "\xC5\xBF", ".", "...", "!!!!!!", "======", "/*", "*/", ");", "};", "]];", "\"", "\\", "<", "#",
+    "{\"a\": [1, 2]}", "e\xCC\x81", "\xCC\x81", "\xCC\xB8", "\xC3\xA9", "\xF0\x9F\x98\x80", "\xE6\x97\xA5", "<tool>", "<|end", "<|end|>",
+    "caf\xC3\xA9", "cafe\xCC\x81", "ok ok", "ok",
+};
+
+/* One more message of random pieces; the request is closed by what the caller puts after it. */
+static void put_message(struct gd_buf *request, uint64_t *seed, bool user)
+{
+    struct gd_json_writer w;
+    struct gd_buf text;
+    gd_buf_init(&text, 1 << 16);
+    gd_buf_z(&text, "x");
+    for (uint64_t n = next_random(seed) % 8; n > 0; n--)
+        gd_buf_z(&text, pieces[next_random(seed) % (sizeof pieces / sizeof pieces[0])]);
+    gd_buf_z(request, user ? "{\"role\":\"user\",\"content\":" : "{\"role\":\"assistant\",\"content\":");
+    gd_json_writer_init(&w, request);
+    gd_jw_str(&w, (struct gd_str){text.data, text.len});
+    gd_buf_z(request, "}");
+    gd_buf_free(&text);
+}
+
+/* The same of hostile text. Here a piece of marks or odd white space at the end of the body can become other ids
+ * throughout when line breaks follow it, so only what is before the last cut is sure. */
+static void test_growing_hostile(void **state)
+{
+    (void)state;
+    uint64_t seed = 7;
+    for (size_t i = 0; i < N_GROWERS; i++) {
+        struct gd_tokenizer *t = open_tokenizer(growers[i].path);
+        struct growth sum = {0};
+        for (int k = 0; k < 100; k++) {
+            struct gd_policy *p = growing_policy((size_t)k % N_GROWING, t);
+            struct guard_case cases[2];
+            struct gd_buf request;
+            gd_buf_init(&request, 1 << 20);
+            gd_buf_z(&request, "{\"messages\":[");
+            for (unsigned n = 0; n < 6; n++) {
+                struct guard_case *c = &cases[n % 2];
+                gd_buf_z(&request, n > 0 ? "," : "");
+                put_message(&request, &seed, true);
+                gd_buf_z(&request, ",");
+                put_message(&request, &seed, false);
+                const size_t open = request.len;
+                gd_buf_z(&request, "]}");
+                case_prompt(c, p, t, request.data, NO_LIMIT);
+                request.len = open;
+                if (c->rc != GD_OK)
+                    fail_msg("%s: %s", request.data, c->err.msg);
+                expect_kept(c, p, t);
+                if (n > 0) {
+                    compare_growth(&cases[(n + 1) % 2], c, p, t, &sum);
+                    case_free(&cases[(n + 1) % 2]);
+                }
+            }
+            case_free(&cases[1]);
+            gd_buf_free(&request);
+            gd_policy_close(p);
+        }
+        assert_true(growers[i].cuts ? sum.by_ids > 400 : sum.by_ids == 0);
+        assert_true(sum.less <= sum.pairs / 10);
+        gd_tokenizer_close(t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -603,5 +880,11 @@ int main(void)
         cmocka_unit_test(test_huge_name_is_refused),
         cmocka_unit_test(test_out_of_memory),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    const struct CMUnitTest shared[] = {
+        cmocka_unit_test(test_growing),
+        cmocka_unit_test(test_growing_hostile),
+    };
+    int failed = cmocka_run_group_tests_name("a pattern without cuts", tests, setup, teardown);
+    failed += cmocka_run_group_tests_name("a pattern with cuts", tests, setup_cuts, teardown);
+    return failed + cmocka_run_group_tests_name("what prompts share", shared, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* test_tokenizer.c - the tokenizer against ids that the `tokenizers` library gave
  * (golden/make_tokenizer.py), what the loader refuses, and the promises to the guard: no special
- * token out of plain text, every byte counted, a megabyte of any text in bounded time. */
+ * token out of plain text, every byte counted, a megabyte of any text in bounded time, and cuts
+ * whose two sides have the ids of the whole. */
 #include "guardian/json.h"
 #include "guardian/limits.h"
 #include "guardian/tokenizer.h"
@@ -330,16 +331,230 @@ static void special_is_no_whole_piece(void **state)
     gd_tokenizer_close(t);
 }
 
+/* ---- cuts ---- */
+
+/* A golden tokenizer with one change, or as it is (from NULL). */
+static struct gd_tokenizer *load_changed(const char *kind, const char *from, const char *to)
+{
+    if (from == NULL)
+        return load(kind);
+    const struct refusal change = {kind, from, to, 0, ""};
+    struct gd_str text = read_file(kind, ".json");
+    struct gd_tokenizer *t = NULL;
+    struct gd_err err = {0};
+    struct gd_buf changed;
+    gd_buf_init(&changed, FILE_BYTES_MAX);
+    replace_once(&changed, text, &change);
+    if (gd_tokenizer_parse(&t, (struct gd_str){changed.data, changed.len}, &err) != GD_OK)
+        fail_msg("%s: %s", to, err.msg);
+    gd_buf_free(&changed);
+    drop(text);
+    return t;
+}
+
+static const struct {
+    const char *kind, *from, *to;
+    bool cuts;
+} cutters[] = {
+    {"digits3", NULL, NULL, true},
+    {"digits1_nfc", NULL, NULL, true},
+    {"gpt2", NULL, NULL, true},
+    {"cased_regex", NULL, NULL, false},
+    {"digits3", "\"normalizer\":null", "\"normalizer\":{\"type\":\"NFC\"}", true},
+    {"digits3", "\"use_regex\":false", "\"use_regex\":true", true}, /* two stages */
+    {"gpt2", "\"use_regex\":true", "\"use_regex\":false", false},   /* no stage */
+    {"digits3", "|\\\\s+(?!\\\\S)|\\\\s+\"", "|\\\\s+\"", false},   /* not quite the pattern */
+    {"digits3", "\"content\":\"<tool>\"", "\"content\":\"}\\nU\"", false},
+    {"digits1_nfc", "\"content\":\"ok ok\"", "\"content\":\"k\\n\"", false},
+    {"digits3", "\"content\":\"<|late|>\"", "\"content\":\"<\\nU\"", false}, /* special */
+};
+#define N_CUTTERS (sizeof cutters / sizeof cutters[0])
+
+/* The rule of the header, by the encodings of white space. */
+static bool may_cut(struct gd_str text, size_t i)
+{
+    /* clang-format off */
+    static const char *const spaces[] = {
+        "\t", "\n", "\v", "\f", "\r", " ", "\xC2\x85", "\xC2\xA0", "\xE1\x9A\x80", "\xE2\x80\xA8",
+        "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80", "\xE2\x80\x80",
+        "\xE2\x80\x81", "\xE2\x80\x82", "\xE2\x80\x83", "\xE2\x80\x84", "\xE2\x80\x85",
+        "\xE2\x80\x86", "\xE2\x80\x87", "\xE2\x80\x88", "\xE2\x80\x89", "\xE2\x80\x8A",
+    };
+    /* clang-format on */
+    if (i < 2 || i >= text.len || text.ptr[i - 1] != '\n')
+        return false;
+    char lower = (char)(text.ptr[i] | 0x20);
+    if (lower < 'a' || lower > 'z')
+        return false;
+    for (size_t k = 0; k < sizeof spaces / sizeof spaces[0]; k++) {
+        size_t n = strlen(spaces[k]);
+        if (n <= i - 1 && memcmp(text.ptr + i - 1 - n, spaces[k], n) == 0)
+            return false;
+    }
+    return true;
+}
+
+static void check_cut(const struct gd_tokenizer *t, struct gd_str text, size_t cut,
+                      const char *kind)
+{
+    struct gd_ids whole = encode(t, text, GD_SPECIALS_OFF);
+    struct gd_ids parts = encode(t, (struct gd_str){text.ptr, cut}, GD_SPECIALS_OFF);
+    struct gd_str right = {text.ptr + cut, text.len - cut};
+    assert_int_equal(gd_tokenizer_encode(t, right, GD_SPECIALS_OFF, &parts), GD_OK);
+    if (parts.len != whole.len ||
+        memcmp(parts.data, whole.data, whole.len * sizeof whole.data[0]) != 0)
+        fail_msg("%s: cut at %zu of '%.*s'", kind, cut, (int)text.len, text.ptr);
+    gd_ids_free(&whole);
+    gd_ids_free(&parts);
+}
+
+/* All cuts of a text, each the greatest before the next, and each known from what is before it and
+ * one character. Returns how many. */
+static size_t check_cuts(const struct gd_tokenizer *t, struct gd_str text, bool cuts,
+                         const char *kind)
+{
+    size_t last = 0, n = 0;
+    for (size_t at = 0; at <= text.len + 2; at++) {
+        if (cuts && may_cut(text, at)) {
+            check_cut(t, text, at, kind);
+            assert_int_equal(gd_tokenizer_cut(t, (struct gd_str){text.ptr, at + 1}, at), at);
+            assert_true(gd_tokenizer_cut(t, (struct gd_str){text.ptr, at}, at) < at);
+            last = at;
+            n++;
+        }
+        if (gd_tokenizer_cut(t, text, at) != last)
+            fail_msg("%s: cut %zu at %zu of '%.*s', must be %zu", kind,
+                     gd_tokenizer_cut(t, text, at), at, (int)text.len, text.ptr, last);
+    }
+    return n;
+}
+
+/* clang-format off */
+static const char *const hostile[] = {
+    "\n", "\n", "\n", "a", "s", "S", "ll", "e", "U", "K", "A\nb", "x\nThe", "}\nU",
+    "word\nAnd so on", " ", "  ", "\t", "\r", "\r\n", "\n\n", " \n", "\v", "\f", "\xC2\x85",
+    "\xC2\xA0", "\xE3\x80\x80", "\xE2\x80\xA8", "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x80\x83",
+    "\xE2\x80\x8B", "0", "12345", "\xC2\xBD", "\xD9\xA3", "'", "'s", "'\nS", "'l\nl", "'r\ne",
+    "'\xC5\xBF", "\xC5\xBF", "''", ".", "...", ");\n\n", "};\n", "/*", " */\n", "<", "=", "\"",
+    "{\"a\":", "#", "\xEF\xBC\x81", "e\xCC\x81", "\xCC\x81", "\xCC\xA7", "\xCC\x81\xCC\xA7",
+    "\xCC\xB8", "A\xCC\x8A", "a\xCD\x85", "\xC3\xA9", "\xC3\x85", "\xE2\x84\xAA", "\xCD\x84",
+    "\xE0\xA5\x98", "\xE1\x84\x80", "\xE1\x85\xA1", "\xE1\x86\xA8", "\xE1\xBF\xAF", "\xE2\x80\x80",
+    "\xF0\x9F\x98\x80", "\xF0\x9F\x91\xA9\xE2\x80\x8D\xF0\x9F\x91\xA7", "\xE2\x9D\xA4\xEF\xB8\x8F",
+    "\xE6\x97\xA5", "\x80", "\xA0", "\x85", "\xC2", "\xC3", "\xE2\x80", "\xE2", "\xF0\x9F\x98",
+    "\xF0", "\xED\xA0\x80", "\xC0\x80", "\xFF", "\x01", "<tool>", "<tool", "<|end", "<|end|>",
+    "<|end|>>", "<|begin|>", "<|late|>", "caf\xC3\xA9", "cafe\xCC\x81", "caf", "ok ok", "ok",
+    "ok\nok", "k\n", "<\nU",
+};
+/* clang-format on */
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state += 0x9E3779B97F4A7C15u;
+    uint64_t z = *state;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* Wherever hostile text is cut, the parts have the ids of the whole. */
+static void cuts_of_hostile_text(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_CUTTERS; i++) {
+        struct gd_tokenizer *t = load_changed(cutters[i].kind, cutters[i].from, cutters[i].to);
+        uint64_t seed = 20260101 + i;
+        size_t found = 0;
+        struct gd_buf text;
+        gd_buf_init(&text, GD_MIB);
+        for (int k = 0; k < 3000; k++) {
+            text.len = 0;
+            for (uint64_t n = next_random(&seed) % 12; n < 12; n++)
+                gd_buf_z(&text, hostile[next_random(&seed) % (sizeof hostile / sizeof hostile[0])]);
+            found += check_cuts(t, (struct gd_str){text.data, text.len}, cutters[i].cuts,
+                                cutters[i].kind);
+        }
+        assert_true(cutters[i].cuts ? found > 1500 : found == 0);
+        gd_buf_free(&text);
+        gd_tokenizer_close(t);
+    }
+}
+
+/* Without the rule about added tokens a cut would change the ids: the parts differ. */
+static void added_tokens_reach_across(void **state)
+{
+    (void)state;
+    struct gd_tokenizer *t = load_changed("digits3", cutters[8].from, cutters[8].to);
+    struct gd_ids whole = encode(t, GD_STR("}\nUp"), GD_SPECIALS_OFF);
+    struct gd_ids left = encode(t, GD_STR("}\n"), GD_SPECIALS_OFF);
+    assert_true(contains(&whole, 1201));
+    assert_false(contains(&left, 1201));
+    assert_int_equal(gd_tokenizer_cut(t, GD_STR("}\nUp"), 2), 0);
+    gd_ids_free(&whole);
+    gd_ids_free(&left);
+    gd_tokenizer_close(t);
+}
+
+static void cuts_of_ordinary_text(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t at, cut;
+    } cases[] = {
+        {"ab\ncd\nef", 100, 6},
+        {"ab\ncd\nef", 6, 6},
+        {"ab\ncd\nef", 5, 3},
+        {"ab\ncd\nef", 3, 3},
+        {"ab\ncd\nef", 2, 0},
+        {"a\nD", 3, 2},
+        {"a.\nZ", 9, 3},
+        {"1\nz", 9, 2},
+        {"\xC3\xA9\nA", 9, 3},
+        {"a\n\nD", 9, 0},
+        {"a \nD", 9, 0},
+        {"a\t\nD", 9, 0},
+        {"a\r\nD", 9, 0},
+        {"a\xC2\xA0\nD", 9, 0},
+        {"a\xE2\x80\xA8\nD", 9, 0},
+        {"a\n1", 9, 0},
+        {"a\n<", 9, 0},
+        {"a\n[", 9, 0},
+        {"a\n@", 9, 0},
+        {"a\n`", 9, 0},
+        {"a\n{", 9, 0},
+        {"a\n D", 9, 0},
+        {"a\n\xC3\xA9", 9, 0},
+        {"\nD", 9, 0},
+        {"D", 9, 0},
+        {"", 9, 0},
+        {"a\n", 9, 0},
+        {"ab\xA0\nD", 9, 4},
+        {"a\xC2\xA0\xA0\nD", 9, 5},
+        {"a\xE2\x80\nD", 9, 4},
+    };
+    struct gd_tokenizer *t = load("digits3");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t cut = gd_tokenizer_cut(t, gd_str_from(cases[i].text), cases[i].at);
+        if (cut != cases[i].cut)
+            fail_msg("'%s' at %zu: cut %zu, must be %zu", cases[i].text, cases[i].at, cut,
+                     cases[i].cut);
+    }
+    gd_tokenizer_close(t);
+}
+
 /* ---- text comes back ---- */
 
 static void check_round_trip(const struct gd_tokenizer *t, struct gd_str text, struct gd_str want)
 {
     struct gd_ids ids = encode(t, text, GD_SPECIALS_OFF);
     struct gd_buf back;
+    size_t bytes = 0;
     gd_buf_init(&back, 8 * GD_MIB);
     for (size_t i = 0; i < ids.len; i++) {
         assert_false(gd_tokenizer_is_special(t, ids.data[i]));
         assert_true(gd_tokenizer_decode(t, ids.data[i], &back));
+        bytes += gd_tokenizer_bytes(t, ids.data[i]);
+        assert_int_equal(back.len, bytes);
     }
     assert_int_equal(back.len, want.len);
     assert_memory_equal(back.data != NULL ? back.data : "", want.ptr, want.len);
@@ -361,6 +576,8 @@ static void broken_utf8_is_replaced(void **state)
     gd_buf_init(&none, 16);
     assert_false(gd_tokenizer_decode(t, -1, &none));
     assert_false(gd_tokenizer_decode(t, gd_tokenizer_vocab_size(t), &none));
+    assert_int_equal(gd_tokenizer_bytes(t, -1), 0);
+    assert_int_equal(gd_tokenizer_bytes(t, gd_tokenizer_vocab_size(t)), 0);
     gd_buf_free(&none);
     gd_tokenizer_close(t);
 }
@@ -491,6 +708,9 @@ int main(void)
         cmocka_unit_test(loader_names_the_file),
         cmocka_unit_test(added_tokens),
         cmocka_unit_test(special_is_no_whole_piece),
+        cmocka_unit_test(cuts_of_hostile_text),
+        cmocka_unit_test(added_tokens_reach_across),
+        cmocka_unit_test(cuts_of_ordinary_text),
         cmocka_unit_test(broken_utf8_is_replaced),
         cmocka_unit_test(megabytes),
         cmocka_unit_test(text_over_the_limit),

@@ -7,12 +7,14 @@
  * sequences one after another, without padding.
  *
  * Deterministic scores: for one build, device and instruction set each row of each result has the
- * same bits whatever other rows are in the batch, in which order, and however many threads work.
+ * same bits whatever other rows are in the batch, in which order, however many threads work, into
+ * which chunks its sequence is cut, and which of its blocks another sequence has filled.
  *
  * Every operation has a plain C twin in kernels/<op>.c (gdk_<op>_cpu) that is its specification. */
 #ifndef GUARDIAN_BACKEND_H
 #define GUARDIAN_BACKEND_H
 
+#include "guardian/limits.h"
 #include "guardian/safetensors.h" /* enum gd_dtype */
 #include "guardian/status.h"
 
@@ -25,14 +27,26 @@ struct gd_rope {
     const float *inv_freq; /* [head_dim / 2] fp32, host memory, lives as long as the model */
 };
 
+/* The paged KV cache of all layers: blocks of GD_KV_BLOCK_TOKENS tokens, numbered from 0. Layout and
+ * number type are the back end's. */
+struct gd_kv;
+
 /* What every operation of one step needs to know about the packed batch. All arrays are host memory
- * and stay unchanged until the step's sync. */
+ * and stay unchanged until the step's sync.
+ *
+ * A sequence takes part with some tokens in a row (a chunk): their positions count up by one from
+ * the position of the first. Keys and values of all earlier positions are in the cache already, or
+ * are written in this step by another sequence whose table has the same block. */
 struct gd_batch {
     uint32_t n_tokens;
     uint32_t n_seqs;
     const int32_t *tokens;     /* [n_tokens] ids, each in 0..vocab-1 (the engine has checked) */
     const int32_t *positions;  /* [n_tokens] position in its sequence */
     const uint32_t *seq_start; /* [n_seqs + 1] first token of each sequence in the packed order */
+    /* Block tables one after another: entry i of a sequence's table is the block of its positions
+     * i * GD_KV_BLOCK_TOKENS on; the last entry is that of its last token. */
+    const uint32_t *blocks;      /* [block_start[n_seqs]] */
+    const uint32_t *block_start; /* [n_seqs + 1] */
 };
 
 struct gd_attn_shape {
@@ -73,15 +87,23 @@ struct gd_backend_ops {
     /* out[rows, n] = a[rows, k] * w^T (+ bias[n], may be NULL) */
     int (*gemm)(struct gd_backend *be, uint32_t rows, const float *a, const struct gd_weight *w,
                 const float *bias, float *out);
+    /* n_blocks blocks for n_layers layers, in any state. GD_EUSAGE: none, or a head_dim that the back
+     * end cannot hold; GD_ENOMEM. */
+    int (*kv_open)(struct gd_backend *be, uint32_t n_layers, uint32_t n_blocks,
+                   const struct gd_attn_shape *s, struct gd_kv **out, struct gd_err *err);
+    void (*kv_close)(struct gd_backend *be, struct gd_kv *kv);
+    /* Bytes of one block of one layer, for the memory plan; 0 where kv_open is GD_EUSAGE. */
+    size_t (*kv_block_bytes)(struct gd_backend *be, const struct gd_attn_shape *s);
+    /* Copies block src over block dst in every layer. */
+    int (*kv_copy)(struct gd_backend *be, struct gd_kv *kv, uint32_t dst, uint32_t src);
     /* qkv[n_tokens, (n_heads + 2 n_kv_heads) * head_dim]: rotates Q in place (halves convention of
-     * the Hugging Face weights), writes rotated K and V of each token to k_cache and v_cache
-     * [n_tokens, n_kv_heads * head_dim] */
+     * the Hugging Face weights), writes rotated K and V of each token to its place in kv */
     int (*rope_kv)(struct gd_backend *be, const struct gd_batch *b, const struct gd_attn_shape *s,
-                   const struct gd_rope *rope, float *qkv, float *k_cache, float *v_cache);
-    /* out[n_tokens, n_heads * head_dim]: causal attention within each sequence; Q is the first part
-     * of each qkv row */
+                   const struct gd_rope *rope, float *qkv, struct gd_kv *kv, uint32_t layer);
+    /* out[n_tokens, n_heads * head_dim]: each token attends to all positions of its sequence up to
+     * its own, read from kv; Q is the first part of each qkv row */
     int (*attention)(struct gd_backend *be, const struct gd_batch *b, const struct gd_attn_shape *s,
-                     const float *qkv, const float *k_cache, const float *v_cache, float *out);
+                     const float *qkv, const struct gd_kv *kv, uint32_t layer, float *out);
     /* gate_up[rows, 2 ffn] (gate first) -> out[rows, ffn] = silu(gate) * up */
     int (*swiglu)(struct gd_backend *be, uint32_t rows, uint32_t ffn, const float *gate_up,
                   float *out);

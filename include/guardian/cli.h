@@ -18,7 +18,8 @@ struct gd_cli {
     const char *host;
     const char *log_level;
     uint32_t port, threads, shutdown_timeout_s;
-    bool insecure, specials, lines, help;
+    uint32_t queue_ms_max, step_tokens, kv_mib, verdict_entries;
+    bool insecure, specials, lines, help, no_prefix_cache;
     const char *file; /* the argument; NULL or "-": standard input */
 };
 
@@ -35,10 +36,16 @@ struct gd_cli_command {
 int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct gd_cli *out);
 void gd_cli_print_help(const struct gd_cli_command *cmd);
 
-/* Loads model and policy with progress on standard error. deadline_ms is that of requests without
- * one, 0: none. 0, or an exit code with the reason in err. */
-int gd_cli_open_guard(const struct gd_cli *c, int64_t deadline_ms, struct gd_guard **out,
-                      struct gd_err *err);
+/* What the server asks for beyond the flags; all zero elsewhere. */
+struct gd_cli_hooks {
+    int64_t deadline_ms; /* of requests without one; 0: none */
+    void (*on_step)(void *ctx, const struct gd_step_info *info);
+};
+
+/* Loads model and policy with progress on standard error. 0, or an exit code with the reason in
+ * err. */
+int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
+                      struct gd_guard **out, struct gd_err *err);
 
 int gd_cli_serve(const struct gd_cli *c);
 int gd_cli_assess(const struct gd_cli *c);

@@ -1,6 +1,8 @@
 /* guard.h - from one request object to one verdict: parse, render, tokenise, score, decide.
  *
- * Owns the engine and the policy. Any number of threads may judge at once. */
+ * Owns the engine and the policy. Any number of threads may judge at once; as many of them as there
+ * are processors parse, render and tokenise at one time, so that they do not take the processors
+ * from the engine. */
 #ifndef GUARDIAN_GUARD_H
 #define GUARDIAN_GUARD_H
 
@@ -16,6 +18,13 @@ struct gd_guard_options {
     const char *policy_path;
     /* For requests without deadline_ms; 0: they may take as long as it takes. */
     int64_t deadline_ms;
+};
+
+/* On whose behalf a request is judged. NULL in its place: nobody in particular, who never leaves. */
+struct gd_caller {
+    struct gd_kv_salt salt;   /* of the tenant: caches are not shared across it */
+    bool (*gone)(void *ctx); /* see gd_engine_wait; may be NULL */
+    void *ctx;
 };
 
 int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, struct gd_err *err);
@@ -35,6 +44,7 @@ struct gd_judgement {
     bool has_user;
     uint32_t events, tokens, cached_tokens, elided, n_omitted, flags; /* flags: GD_TRAJ_F_* */
     bool truncated;
+    bool cache_hit; /* the whole score was kept from an equal request */
     double queue_ms, tokenize_ms, prefill_ms, total_ms; /* tokenize: parse, render and encode */
     int64_t created;                                    /* seconds since 1970 */
     struct gd_str session; /* as the request gave it, in its text or arena; ptr NULL: none */
@@ -44,7 +54,22 @@ struct gd_judgement {
  * loaded one's name), deadline_ms, session and other envelope fields of the API. Duplicate keys in
  * the envelope are refused. On failure *out has action ERROR. */
 int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
-                   struct gd_judgement *out, struct gd_err *err);
+                   const struct gd_caller *caller, struct gd_judgement *out, struct gd_err *err);
+
+/* The same in two halves, so that one thread can have many requests in the engine at once: begin
+ * queues the prompt, finish waits for the score and decides. Each successful begin is followed by
+ * one finish, or one cancel when nobody wants the verdict; a, the request and *p stay until then. */
+struct gd_pending {
+    struct gd_ticket *ticket;
+    struct gd_trajectory traj;
+    struct gd_judgement judgement; /* all but the verdict */
+    int64_t start_ns;
+};
+int gd_guard_begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
+                   const struct gd_caller *caller, struct gd_pending *p, struct gd_err *err);
+int gd_guard_finish(struct gd_guard *g, struct gd_pending *p, const struct gd_caller *caller,
+                    struct gd_judgement *out, struct gd_err *err);
+void gd_guard_cancel(struct gd_guard *g, struct gd_pending *p);
 
 /* The verdict object of the API (README, "API"). */
 void gd_judgement_write(const struct gd_guard *g, const struct gd_judgement *j,

@@ -74,28 +74,43 @@ void gdk_add_rmsnorm_cpu(uint32_t begin, uint32_t end, uint32_t dim, float *x, c
  * angle is rounded to fp32 as the published models were trained. */
 void gdk_rope_table_cpu(uint32_t begin, uint32_t end, const struct gd_rope *rope, float *table);
 
-/* Token rows: see gd_backend_ops.rope_kv. table holds all positions of the batch. */
-void gdk_rope_kv_cpu(uint32_t begin, uint32_t end, const struct gd_attn_shape *s,
-                     const int32_t *positions, const float *table, float *qkv, float *k_cache,
-                     float *v_cache);
+/* Keys and values of one layer in the paged cache of the CPU back end. pad: head_dim rounded up to 16;
+ * the elements from head_dim on are 0 from the start and never written. Positions of a block that no
+ * token has written hold anything, NaN too, and change nothing. */
+struct gdk_kv_layer {
+    float *k; /* [n_blocks, n_kv_heads, pad, GD_KV_BLOCK_TOKENS]: transposed, as scores read it */
+    float *v; /* [n_blocks, n_kv_heads, GD_KV_BLOCK_TOKENS, pad] */
+};
+static inline uint32_t gdk_kv_pad(uint32_t head_dim)
+{
+    return (head_dim + 15u) / 16u * 16u;
+}
 
-/* Attention is split into items: one key/value head and up to GDK_ATTN_ROWS tokens of one sequence.
- */
-#define GDK_ATTN_ROWS 64u
+/* Token rows begin..end of the batch: see gd_backend_ops.rope_kv. table holds all positions of the
+ * batch. */
+void gdk_rope_kv_cpu(uint32_t begin, uint32_t end, const struct gd_batch *b,
+                     const struct gd_attn_shape *s, const float *table, float *qkv,
+                     const struct gdk_kv_layer *kv);
+
+/* Attention is split into items: one key/value head and up to GDK_ATTN_ROWS rows of one sequence; a
+ * row is one query head of one token. Keys are taken in tiles of GDK_ATTN_KEYS positions, counted
+ * from the start of the sequence. Late items of a sequence take longest: hand out high numbers
+ * first, as a pool does. */
+#define GDK_ATTN_ROWS 48u     /* a multiple of GDK_ATTN_TILE_ROWS */
+#define GDK_ATTN_TILE_ROWS 6u /* rows whose sums are in registers at one time */
 #define GDK_ATTN_KEYS 64u
+#define GDK_ATTN_LANES 16u /* floats of the widest vector */
 #define GDK_HEAD_DIM_MAX ((uint32_t)GD_MODEL_HEAD_DIM_MAX)
 struct gdk_attention_scratch { /* of one thread, 64-byte aligned */
     float q[GDK_ATTN_ROWS * GDK_HEAD_DIM_MAX];
-    float k[GDK_HEAD_DIM_MAX * GDK_ATTN_KEYS]; /* a tile of keys, transposed */
-    float v[GDK_ATTN_KEYS * GDK_HEAD_DIM_MAX];
     float acc[GDK_ATTN_ROWS * GDK_HEAD_DIM_MAX];
-    float p[GDK_ATTN_ROWS * GDK_ATTN_KEYS]; /* scores, then weights */
-    float max[GDK_ATTN_ROWS];
-    float sum[GDK_ATTN_ROWS];
+    float p[GDK_ATTN_TILE_ROWS * GDK_ATTN_KEYS]; /* scores, then weights */
+    float max[GDK_ATTN_ROWS + GDK_ATTN_LANES];
+    float sum[GDK_ATTN_ROWS * GDK_ATTN_LANES]; /* of each row, in parts */
 };
 uint32_t gdk_attention_items(const struct gd_batch *b, const struct gd_attn_shape *s);
 void gdk_attention_cpu(uint32_t item, const struct gd_batch *b, const struct gd_attn_shape *s,
-                       const float *qkv, const float *k_cache, const float *v_cache, float *out,
+                       const float *qkv, const struct gdk_kv_layer *kv, float *out,
                        struct gdk_attention_scratch *scratch);
 
 /* out = silu(gate) * up */

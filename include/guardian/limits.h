@@ -59,11 +59,22 @@
 
 /* Engine */
 #define GD_THREADS_MAX 256
-#define GD_BATCH_TOKENS_MAX 8192 /* new tokens of one step */
-#define GD_BATCH_SEQS_MAX 64     /* sequences of one step */
-#define GD_QUEUE_MAX 512         /* requests that wait for the worker */
+#define GD_CONTEXT_TOKENS_MAX 8192 /* tokens of one prompt, whatever the model could take */
+#define GD_STEP_TOKENS_MAX 8448    /* new tokens of one step */
+#define GD_STEP_SEQS_MAX 64        /* sequences of one step */
+#define GD_QUEUE_MAX 512           /* requests that wait for the worker */
+#define GD_QUEUE_MS_DEFAULT 2000   /* estimated wait from which on new requests are refused */
+#define GD_QUEUE_MS_MAX 600000
 #define GD_DEADLINE_MS_DEFAULT 10000
 #define GD_DEADLINE_MS_MAX 600000
+#define GD_KV_BLOCK_TOKENS 16 /* tokens of one block of the KV cache */
+#define GD_KV_SEQ_BLOCKS_MAX (GD_CONTEXT_TOKENS_MAX / GD_KV_BLOCK_TOKENS)
+#define GD_KV_SIBLINGS_MAX 64   /* blocks looked at for a partial match */
+#define GD_KV_BLOCKS_MAX 4194304
+#define GD_KV_BYTES_DEFAULT (512 * GD_MIB) /* of the KV cache on a CPU, where there is enough */
+#define GD_KV_MIB_MAX 1048576              /* of the KV cache, as a flag may ask for */
+#define GD_VERDICT_CACHE_DEFAULT 4096      /* scores kept */
+#define GD_VERDICT_CACHE_MAX 1048576
 
 /* HTTP */
 #define GD_HTTP_CONNECTIONS_MAX 256
@@ -74,7 +85,7 @@
 #define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB) /* read off after a refusal, so that it arrives */
 #define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
 #define GD_HTTP_BODY_MS_MAX 10000 /* from the head of a request to the last byte of its body */
-#define GD_HTTP_BATCH_WORKERS 8   /* threads that score items of batches beside the caller */
+#define GD_HTTP_SEND_MS_MAX 10000 /* that an answer may wait for its reader, all parts together */
 #define GD_CLI_INPUT_BYTES_MAX (256 * GD_MIB) /* a JSON Lines file of the command line */
 
 /* Log and metrics */

@@ -58,16 +58,18 @@ struct gd_policy {
     int64_t version;
     enum gd_chat chat;
     struct gd_str system, bos, answer_prefix; /* as in the file */
-    struct gd_str before_body,
-        after_body; /* the text around the body, with what the chat format adds to its run */
+    /* The text around the body, with what the chat format adds to its run. What can be encoded apart
+     * (gd_tokenizer_cut) is not in before_body but in prefix_ids and prefix_text. */
+    struct gd_str before_body, after_body;
+    size_t after_bytes; /* of after_body in tokens: what the tokenizer's normaliser makes of it */
     struct gd_str prefix_text, suffix_text; /* prefix_ids and suffix_ids as text, for display */
     struct gd_choice choices[GD_POLICY_CHOICES_MAX];
     uint32_t n_choices;
     enum gd_rendering rendering;
     struct gd_render_budget budget;
     double flag_threshold, block_threshold;
-    struct gd_ids
-        prefix_ids; /* ids before the text that holds the body (chat markers, system turn, BOS) */
+    struct gd_ids prefix_ids; /* ids before the text that holds the body: chat markers, system turn,
+                               * BOS, and the template up to its last cut before the body */
     struct gd_ids
         suffix_ids; /* ids after it, the answer prefix included; chat "none": empty, it ends after_body */
     struct gd_arena arena;

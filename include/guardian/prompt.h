@@ -99,6 +99,8 @@
 struct gd_prompt {
     struct gd_buf text; /* what the model reads, chat markers included, for display */
     struct gd_ids ids;
+    uint32_t n_shared;  /* the first ids: the same for all prompts of the policy */
+    uint32_t n_keep;    /* the first ids: those before the first that holds text after the body */
     uint32_t elided;    /* items shortened by E */
     bool truncated;     /* events were left out because the context is full */
     uint32_t n_omitted; /* how many events */

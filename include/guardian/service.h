@@ -12,8 +12,6 @@
 
 #include <stdatomic.h>
 
-struct gd_batch_pool;
-
 struct gd_service {
     const char *version;
     const char *model_name;           /* served name: last part of the model directory */
@@ -24,18 +22,33 @@ struct gd_service {
     int64_t start_ns;
     int64_t created;              /* seconds since 1970 when the model was ready, or the start */
     _Atomic uint32_t connections; /* open now */
-    struct gd_batch_pool *batch;
+    uint32_t queue_ms_max;        /* refuse new work when the engine has as much as this to do */
+    bool prefix_cache;            /* for show */
+    bool verdict_cache;           /* whole scores are kept; set before guard is */
     struct gd_watch *watch;
 };
 
-/* An answer under construction; belongs to its connection's thread. */
+/* An answer under construction; belongs to its connection's thread.
+ *
+ * It goes out whole, when the handler has returned, unless the handler sends it in parts: with
+ * status and content type set each gd_http_response.send takes some bytes to the client at once, the
+ * head before the first of them, and body stays unused. */
 struct gd_http_response {
-    int status;
+    int status; /* 499: nobody is there to read it, nothing (more) is sent */
     const char *content_type;
     struct gd_buf body;
     const char *allow; /* of a 405 */
+    const char *cache; /* X-Cache, or NULL */
+    uint32_t retry_after_s;
     bool close;
+    bool chunked;  /* framing of an answer in parts; else it ends with the connection */
+    bool streamed; /* the head is out, and parts of the body */
+    size_t n_sent; /* bytes of these parts */
     double queue_ms, inference_ms;
+    /* set by http.c: false when the client has left; then and later nothing is sent */
+    bool (*send)(struct gd_http_response *resp, const char *p, size_t n);
+    void *ctx;
+    struct gd_caller caller;
     /* for the log line */
     const char *error_code;
     struct gd_judgement judgement;
@@ -63,11 +76,24 @@ int gd_service_init(struct gd_service *s, const char *version, const char *model
                     struct gd_err *err);
 void gd_service_free(struct gd_service *s);
 /* 503 with the reason when work cannot be taken now; else counts it as in flight (gd_service_leave
- * ends that). */
+ * ends that). Judged before the body is read: by the work that the engine has, and by what a body
+ * of this size costs at most. An idle engine takes everything. */
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp);
 void gd_service_leave(struct gd_service *s, size_t body_bytes);
+/* Seconds after which a refused client may come again: when what is queued now will be done. */
+uint32_t gd_service_retry_after(struct gd_service *s);
+
+/* batch.c: handler of /v1/guard/batch. */
+void gd_batch_handle(struct gd_service *s, const struct gd_http_request *req,
+                     struct gd_http_response *resp);
+
+/* accept.c: true when the Accept headers name this type, and do not prefer another over it. */
+bool gd_accept_prefers(const struct gd_http_request *req, const char *type, const char *other);
 
 /* reply.c: errors, heads and log lines. field may be NULL. */
+/* The root of the body, or NULL with the answer set. */
+const struct gd_json *gd_reply_parse(struct gd_arena *a, const struct gd_http_request *req,
+                                     struct gd_http_response *resp);
 void gd_reply_fail(struct gd_http_response *resp, int status, const char *code, const char *field,
                    const char *message);
 void gd_reply_err(struct gd_http_response *resp, const struct gd_err *err);
@@ -88,33 +114,41 @@ void gd_stats_model(const struct gd_guard *g); /* when the model is loaded; no o
 void gd_stats_request(int route, int status, double ms); /* route -1: none was found */
 void gd_stats_judgement(const struct gd_judgement *j);
 void gd_stats_item_error(void);
+enum gd_reject { /* why work was refused; what the engine refuses is taken from its own counts */
+                 GD_REJECT_QUEUE_FULL,
+                 GD_REJECT_QUEUE_TIME,
+                 GD_REJECT_DEADLINE,
+                 GD_REJECT_TOO_LARGE,
+                 GD_REJECT_MEMORY,
+                 GD_REJECT_DRAINING,
+                 GD_REJECT_LOADING,
+                 GD_REJECT_COUNT,
+};
+void gd_stats_reject(enum gd_reject why);
+/* gd_engine_options.on_step; ctx is not used. */
+void gd_stats_step(void *ctx, const struct gd_step_info *info);
 void gd_stats_write(struct gd_service *s, struct gd_buf *out);
 
-/* batch.c: items of one batch, scored on the caller's thread and the pool's workers at once. */
-struct gd_batch_item {
-    const struct gd_json *request;
-    struct gd_judgement judgement;
-    struct gd_err err; /* code 0: there is a verdict */
-};
-int gd_batch_pool_open(struct gd_batch_pool **out, struct gd_err *err);
-void gd_batch_pool_close(struct gd_batch_pool *p);
-/* Returns when every item has its judgement or its error. */
-void gd_batch_pool_run(struct gd_batch_pool *p, struct gd_guard *g, struct gd_batch_item *items,
-                       size_t n_items);
-
-/* watch.c: bodies that must arrive in GD_HTTP_BODY_MS_MAX; any thread. */
+/* watch.c: bodies and answers that take too long, and clients that leave; any thread. */
 struct gd_watch;
 struct gd_watch_entry {
     struct gd_watch_entry *next;
     const char *remote; /* numeric; with the two ports it names one connection */
     uint16_t remote_port, local_port;
     int64_t deadline_ns;
-    bool late;
+    bool sending, late;
+    bool looked, gone; /* of gd_watch_gone; all zero at first */
+    int fd;
 };
 int gd_watch_open(struct gd_watch **out, struct gd_err *err);
 void gd_watch_close(struct gd_watch *w);
-void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e);
+/* Until gd_watch_end, the connection is cut when it takes more than ms: its reading side, so that
+ * there can still be an answer, or all of it when sending. */
+void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e, int64_t ms, bool sending);
 bool gd_watch_end(struct gd_watch *w, struct gd_watch_entry *e); /* false when it was cut */
+/* The client has closed or reset the connection. Once true always true; looks for the socket when
+ * it is first asked. On the thread that serves the connection. */
+bool gd_watch_gone(struct gd_watch_entry *e);
 
 /* info.c: handlers of the routes that tell about the server */
 void gd_info_healthz(struct gd_service *s, const struct gd_http_request *req,

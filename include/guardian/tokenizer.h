@@ -42,6 +42,12 @@ enum gd_specials {
 int gd_tokenizer_encode(const struct gd_tokenizer *t, struct gd_str text, enum gd_specials specials,
                         struct gd_ids *out);
 
+/* The last place at or before `at` where text may be cut: the ids of text[0, cut) followed by those
+ * of text[cut, len) are the ids of text, specials off. 0 when no place is known; that is always so
+ * for patterns other than those of Llama-3, Qwen2 and GPT-2. A cut stands before an ASCII letter,
+ * behind a line break that follows something other than white space. */
+size_t gd_tokenizer_cut(const struct gd_tokenizer *t, struct gd_str text, size_t at);
+
 /* Id of a token by its exact content among added tokens ("<|eot_id|>"), or -1. */
 int32_t gd_tokenizer_added_id(const struct gd_tokenizer *t, struct gd_str content);
 bool gd_tokenizer_is_special(const struct gd_tokenizer *t, int32_t id);
@@ -49,5 +55,6 @@ int32_t gd_tokenizer_vocab_size(const struct gd_tokenizer *t); /* highest id + 1
 
 /* Appends the bytes of one token (for display); false for an unknown id. */
 bool gd_tokenizer_decode(const struct gd_tokenizer *t, int32_t id, struct gd_buf *out);
+size_t gd_tokenizer_bytes(const struct gd_tokenizer *t, int32_t id); /* that decode appends */
 
 #endif

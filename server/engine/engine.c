@@ -1,69 +1,17 @@
-/* engine.c - the queue of scoring requests and the worker that answers them.
+/* engine.c - callers' side of the engine: admission, tickets, waiting; start and end.
  *
- * Everything shared is under one lock: a fixed set of slots, the list of those that wait, counters.
- * A caller fills a slot, appends it and sleeps on the slot's condition; the worker takes the head
- * of the list, as many as make one good step, copies their tokens, runs the step without the lock,
- * and delivers. Since nothing of the caller's memory is used after a request was taken, a caller
- * whose deadline passes leaves at once: it unlinks a waiting slot, and abandons a running one,
- * which the worker then frees. First come, first served: the list is never reordered, so that a
- * long prompt is not overtaken for ever. */
-#include "guardian/engine.h"
+ * Everything shared is under one lock: a fixed set of tickets, the inbox, counters. A caller fills a
+ * ticket, appends it to the inbox and sleeps on the ticket's condition; worker.c does the rest.
+ * Since a ticket holds copies of all it needs, a caller whose deadline passes leaves at once.
+ *
+ * Admission: a prompt is refused when the queue is full, or when the work that goes before it (by
+ * the scheduler's own order, each at its estimated cost) takes longer than its deadline allows. An
+ * engine with nothing to do refuses nobody. */
+#include "engine_parts.h"
 
 #include <errno.h>
-#include <math.h>
-#include <pthread.h>
 #include <string.h>
 #include <time.h>
-
-/* Those that wait, those of a step, and finished ones whose callers have not been scheduled yet. */
-#define SLOTS (GD_QUEUE_MAX + 3 * GD_BATCH_SEQS_MAX)
-#define IDLE_TICK_NS 1000000000 /* an idle worker shows that it lives once a second */
-
-enum slot_state { SLOT_FREE, SLOT_WAITING, SLOT_RUNNING, SLOT_DONE };
-
-struct slot {
-    enum slot_state state;
-    bool abandoned;        /* running, but nobody waits for it any more */
-    const int32_t *tokens; /* the caller's; valid while it waits */
-    uint32_t n_tokens;
-    int32_t choices[GD_POLICY_CHOICES_MAX];
-    uint32_t n_choices;
-    int64_t deadline_ns, submit_ns;
-    struct slot *prev, *next; /* in the waiting list; next in the free list */
-    pthread_cond_t done;
-    int rc;
-    struct gd_score score;
-};
-
-struct gd_engine {
-    struct gd_backend *be;
-    struct gd_tokenizer *tokenizer;
-    struct gd_model *model;
-    struct gd_forward *forward;
-    uint32_t context_max; /* tokens of one request */
-    uint32_t step_tokens; /* tokens of a step of several requests */
-
-    pthread_t worker;
-    bool worker_started;
-    bool sync_ready; /* lock and conditions are initialised */
-    pthread_mutex_t lock;
-    pthread_cond_t work; /* something waits, or draining */
-    pthread_cond_t left; /* a caller has left while draining */
-    bool draining;
-    uint32_t callers;   /* inside gd_engine_score */
-    struct slot *slots; /* [SLOTS] */
-    struct slot *free;
-    struct slot *head, *tail; /* waiting, oldest first */
-    struct gd_engine_stats stats;
-
-    /* The worker's own: the step it runs. */
-    struct slot *step[GD_BATCH_SEQS_MAX];
-    int step_rc[GD_BATCH_SEQS_MAX];
-    struct gd_score step_score[GD_BATCH_SEQS_MAX];
-    uint32_t starts[GD_BATCH_SEQS_MAX + 1];
-    int32_t *tokens;    /* [max_tokens] */
-    int32_t *positions; /* [max_tokens] */
-};
 
 int64_t gd_now_ns(void)
 {
@@ -72,171 +20,62 @@ int64_t gd_now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static struct timespec timespec_of(int64_t ns)
+double engine_ns_per_token(const struct gd_engine *e)
 {
-    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = ns % 1000000000};
+    return (double)atomic_load(&e->ps_per_token) / 1e3;
 }
 
-/* ---- lists; the lock is held ---- */
-
-static void slot_append(struct gd_engine *e, struct slot *s)
+double gd_engine_cost_ms(const struct gd_engine *e, uint32_t n_tokens)
 {
-    s->state = SLOT_WAITING;
-    s->next = NULL;
-    s->prev = e->tail;
-    if (e->tail != NULL) {
-        e->tail->next = s;
-    } else {
-        e->head = s;
-    }
-    e->tail = s;
-    e->stats.waiting++;
+    return engine_ns_per_token(e) * n_tokens / 1e6;
 }
 
-static void slot_unlink(struct gd_engine *e, struct slot *s)
+double gd_engine_queue_ms(const struct gd_engine *e)
 {
-    if (s->prev != NULL) {
-        s->prev->next = s->next;
-    } else {
-        e->head = s->next;
-    }
-    if (s->next != NULL) {
-        s->next->prev = s->prev;
-    } else {
-        e->tail = s->prev;
-    }
-    e->stats.waiting--;
+    return engine_ns_per_token(e) * (double)atomic_load(&e->owed) / 1e6;
 }
 
-static void slot_release(struct gd_engine *e, struct slot *s)
+/* ---- tickets; the lock is held ---- */
+
+void engine_owe(struct gd_engine *e, struct gd_ticket *t, uint64_t n_tokens)
 {
-    s->state = SLOT_FREE;
-    s->abandoned = false;
-    s->next = e->free;
-    e->free = s;
+    atomic_fetch_add(&e->owed, n_tokens - t->owed); /* wraps round, as it should */
+    t->owed = n_tokens;
 }
 
-static void slot_finish(struct gd_engine *e, struct slot *s, int rc)
+static void ticket_release(struct gd_engine *e, struct gd_ticket *t)
 {
-    e->stats.failures += rc != GD_OK;
-    if (s->abandoned) {
-        slot_release(e, s);
+    t->state = TICKET_FREE;
+    t->next = e->free;
+    e->free = t;
+}
+
+void engine_finish(struct gd_engine *e, struct gd_ticket *t, int rc)
+{
+    engine_owe(e, t, 0);
+    e->stats.failures += rc != GD_OK || t->abandoned;
+    e->stats.late += rc == GD_EDEADLINE && !t->abandoned;
+    if (t->abandoned) {
+        ticket_release(e, t);
         return;
     }
-    s->rc = rc;
-    s->state = SLOT_DONE;
-    pthread_cond_signal(&s->done);
+    t->rc = rc;
+    t->state = TICKET_DONE;
+    pthread_cond_signal(&t->done);
 }
 
-/* ---- the worker ---- */
-
-/* Takes the requests of the next step off the list. Returns how many; their tokens are packed. */
-static uint32_t step_take(struct gd_engine *e)
+static void count_tickets(const struct gd_engine *e, uint32_t *waiting, uint32_t *running)
 {
-    uint32_t n_seqs = 0, n_tokens = 0;
-    int64_t now = gd_now_ns();
-    while (e->head != NULL && n_seqs < GD_BATCH_SEQS_MAX) {
-        struct slot *s = e->head;
-        bool late = s->deadline_ns != 0 && s->deadline_ns <= now;
-        if (!late && n_seqs > 0 &&
-            (s->n_tokens > e->step_tokens || n_tokens > e->step_tokens - s->n_tokens)) {
-            break;
+    *waiting = *running = 0;
+    for (uint32_t i = 0; i < ENGINE_TICKETS; i++) {
+        const struct gd_ticket *t = &e->tickets[i];
+        if (t->state == TICKET_QUEUED || t->state == TICKET_ACTIVE) {
+            *(t->begun ? running : waiting) += 1;
         }
-        slot_unlink(e, s);
-        if (late) {
-            slot_finish(e, s, GD_EDEADLINE);
-            continue;
-        }
-        s->state = SLOT_RUNNING;
-        e->step[n_seqs] = s;
-        e->starts[n_seqs] = n_tokens;
-        memcpy(e->tokens + n_tokens, s->tokens, s->n_tokens * sizeof *e->tokens);
-        for (uint32_t i = 0; i < s->n_tokens; i++) {
-            e->positions[n_tokens + i] = (int32_t)i;
-        }
-        n_tokens += s->n_tokens;
-        n_seqs++;
-    }
-    e->starts[n_seqs] = n_tokens;
-    e->stats.running = n_seqs;
-    return n_seqs;
-}
-
-static int score_one(struct gd_engine *e, uint32_t seq)
-{
-    const struct slot *s = e->step[seq]; /* its request is not written while it runs */
-    float *logits = e->step_score[seq].logits;
-    int rc = gd_forward_choices(e->forward, seq, s->choices, s->n_choices, logits);
-    for (uint32_t i = 0; i < s->n_choices && rc == GD_OK; i++) {
-        rc = isfinite(logits[i]) ? GD_OK : GD_ENUMERIC;
-    }
-    return rc;
-}
-
-/* Runs the step without the lock: results go to step_rc and step_score. */
-static void step_run(struct gd_engine *e, uint32_t n_seqs)
-{
-    struct gd_batch b = {.n_tokens = e->starts[n_seqs],
-                         .n_seqs = n_seqs,
-                         .tokens = e->tokens,
-                         .positions = e->positions,
-                         .seq_start = e->starts};
-    int64_t begin = gd_now_ns();
-    int rc = gd_forward_run(e->forward, &b, NULL, NULL);
-    for (uint32_t i = 0; i < n_seqs; i++) {
-        e->step_score[i] = (struct gd_score){.batch_seqs = n_seqs, .batch_tokens = b.n_tokens};
-        e->step_rc[i] = rc != GD_OK ? rc : score_one(e, i);
-    }
-    double ms = (double)(gd_now_ns() - begin) / 1e6;
-    for (uint32_t i = 0; i < n_seqs; i++) {
-        e->step_score[i].prefill_ms = ms;
-        e->step_score[i].queue_ms = (double)(begin - e->step[i]->submit_ns) / 1e6;
     }
 }
 
-static void step_deliver(struct gd_engine *e, uint32_t n_seqs)
-{
-    for (uint32_t i = 0; i < n_seqs; i++) {
-        e->step[i]->score = e->step_score[i];
-        slot_finish(e, e->step[i], e->step_rc[i]);
-    }
-    e->stats.steps++;
-    e->stats.sequences += n_seqs;
-    e->stats.tokens += e->starts[n_seqs];
-    e->stats.running = 0;
-}
-
-static void *worker_main(void *arg)
-{
-    struct gd_engine *e = arg;
-    pthread_mutex_lock(&e->lock);
-    while (!e->draining) {
-        int64_t now = gd_now_ns();
-        e->stats.last_step_ns = (uint64_t)now;
-        if (e->head == NULL) {
-            struct timespec tick = timespec_of(now + IDLE_TICK_NS);
-            pthread_cond_timedwait(&e->work, &e->lock, &tick);
-            continue;
-        }
-        uint32_t n_seqs = step_take(e);
-        if (n_seqs == 0) {
-            continue; /* all that waited were too late */
-        }
-        pthread_mutex_unlock(&e->lock);
-        step_run(e, n_seqs);
-        pthread_mutex_lock(&e->lock);
-        step_deliver(e, n_seqs);
-    }
-    while (e->head != NULL) {
-        struct slot *s = e->head;
-        slot_unlink(e, s);
-        slot_finish(e, s, GD_EDRAINING);
-    }
-    pthread_mutex_unlock(&e->lock);
-    return NULL;
-}
-
-/* ---- callers ---- */
+/* ---- submission ---- */
 
 static int check_ids(const struct gd_engine *e, const int32_t *ids, uint32_t n, const char *what,
                      struct gd_err *err)
@@ -254,222 +93,300 @@ static int check_ids(const struct gd_engine *e, const int32_t *ids, uint32_t n, 
 static int check_request(const struct gd_engine *e, const struct gd_score_request *req,
                          struct gd_err *err)
 {
-    if (req->n_tokens > e->context_max) {
-        return gd_err_set(err, GD_ELIMIT, "the prompt has %u tokens: at most %u fit", req->n_tokens,
+    const struct gd_kv_prompt *p = &req->prompt;
+    if (p->n_tokens > e->context_max) {
+        return gd_err_set(err, GD_ELIMIT, "the prompt has %u tokens: at most %u fit", p->n_tokens,
                           e->context_max);
     }
-    if (req->n_tokens == 0 || req->n_choices == 0 || req->n_choices > GD_POLICY_CHOICES_MAX) {
+    if (p->n_tokens == 0 || req->n_choices == 0 || req->n_choices > GD_POLICY_CHOICES_MAX) {
         return gd_err_set(err, GD_EUSAGE, "%u tokens and %u choices: expected 1 to %u and 1 to %d",
-                          req->n_tokens, req->n_choices, e->context_max, GD_POLICY_CHOICES_MAX);
+                          p->n_tokens, req->n_choices, e->context_max, GD_POLICY_CHOICES_MAX);
     }
-    int rc = check_ids(e, req->tokens, req->n_tokens, "token", err);
+    if (p->n_keep > p->n_tokens || p->n_shared > p->n_keep) {
+        return gd_err_set(err, GD_EUSAGE, "of %u tokens %u to keep and %u shared: expected no more",
+                          p->n_tokens, p->n_keep, p->n_shared);
+    }
+    int rc = check_ids(e, p->tokens, p->n_tokens, "token", err);
     return rc != GD_OK ? rc : check_ids(e, req->choices, req->n_choices, "choice", err);
 }
 
-/* Puts the request into the queue; the lock is held. */
-static int admit(struct gd_engine *e, const struct gd_score_request *req, struct slot **out)
+/* Nanoseconds that what goes before rank_ns will take. */
+static double work_ahead_ns(const struct gd_engine *e, int64_t rank_ns)
 {
-    int64_t now = gd_now_ns();
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < ENGINE_TICKETS; i++) {
+        const struct gd_ticket *t = &e->tickets[i];
+        bool counts = (t->state == TICKET_QUEUED || t->state == TICKET_ACTIVE) && !t->abandoned;
+        tokens += counts && t->rank_ns <= rank_ns ? t->owed : 0;
+    }
+    return engine_ns_per_token(e) * (double)tokens;
+}
+
+/* An estimate of the key that the scheduler will give. */
+static int64_t rank_of(const struct gd_score_request *req, int64_t now, double cost_ns)
+{
+    int64_t cost = (int64_t)cost_ns;
+    int64_t rank = now + GD_BATCH_SLACK * cost;
+    bool early = req->deadline_ns != 0 && req->deadline_ns - cost < rank;
+    return early ? req->deadline_ns - cost : rank;
+}
+
+static int admit(struct gd_engine *e, const struct gd_score_request *req, int64_t rank_ns,
+                 int64_t now, struct gd_err *err)
+{
+    uint32_t waiting, running;
     if (e->draining) {
-        return GD_EDRAINING;
+        return gd_err_set(err, GD_EDRAINING, "%s", gd_status_message(GD_EDRAINING));
     }
     if (req->deadline_ns != 0 && req->deadline_ns <= now) {
-        return GD_EDEADLINE;
+        e->stats.refused_late++;
+        return gd_err_set(err, GD_EDEADLINE, "%s", gd_status_message(GD_EDEADLINE));
     }
-    if (e->stats.waiting >= GD_QUEUE_MAX || e->free == NULL) {
-        return GD_EBUSY;
+    count_tickets(e, &waiting, &running);
+    if (waiting >= GD_QUEUE_MAX || e->free == NULL) {
+        e->stats.refused_full++;
+        return gd_err_set(err, GD_EBUSY, "%s", gd_status_message(GD_EBUSY));
     }
-    struct slot *s = e->free;
-    e->free = s->next;
-    s->tokens = req->tokens;
-    s->n_tokens = req->n_tokens;
-    memcpy(s->choices, req->choices, req->n_choices * sizeof *s->choices);
-    s->n_choices = req->n_choices;
-    s->deadline_ns = req->deadline_ns;
-    s->submit_ns = now;
-    slot_append(e, s);
-    pthread_cond_signal(&e->work);
-    *out = s;
+    double ahead = work_ahead_ns(e, rank_ns);
+    if (req->deadline_ns != 0 && ahead > (double)(req->deadline_ns - now)) {
+        e->stats.refused_late++;
+        return gd_err_set(err, GD_EBUSY,
+                          "the requests before this one take about %.0f ms, it has %.0f ms",
+                          ahead / 1e6, (double)(req->deadline_ns - now) / 1e6);
+    }
     return GD_OK;
 }
 
-/* Waits for the slot; the lock is held. The slot is not the caller's any more afterwards. */
-static int await(struct gd_engine *e, struct slot *s, struct gd_score *out)
+/* Takes a free ticket and copies the request; the lock is held. */
+static struct gd_ticket *fill(struct gd_engine *e, const struct gd_score_request *req, bool pin,
+                              int64_t now)
 {
-    struct timespec until = timespec_of(s->deadline_ns);
-    while (s->state != SLOT_DONE) {
-        if (s->deadline_ns == 0) {
-            pthread_cond_wait(&s->done, &e->lock);
-            continue;
-        }
-        int timed = pthread_cond_timedwait(&s->done, &e->lock, &until);
-        if (timed == ETIMEDOUT && s->state == SLOT_WAITING) {
-            e->stats.failures++;
-            slot_unlink(e, s);
-            slot_release(e, s);
-            return GD_EDEADLINE;
-        }
-        if (timed == ETIMEDOUT && s->state == SLOT_RUNNING) {
-            e->stats.failures++;
-            s->abandoned = true;
-            return GD_EDEADLINE;
+    struct gd_ticket *t = e->free;
+    e->free = t->next;
+    memcpy(t->tokens, req->prompt.tokens, req->prompt.n_tokens * sizeof *t->tokens);
+    memcpy(t->choices, req->choices, req->n_choices * sizeof *t->choices);
+    t->n_choices = req->n_choices;
+    t->work.prompt = req->prompt;
+    t->work.prompt.tokens = t->tokens;
+    t->work.submit_ns = now;
+    t->work.deadline_ns = req->deadline_ns;
+    t->work.pin = pin;
+    atomic_store(&t->work.canceled, false);
+    t->abandoned = t->begun = t->has_key = false;
+    t->owed = 0;
+    t->next = NULL;
+    t->rc = GD_OK;
+    t->score = (struct gd_score){.hit = false};
+    e->callers++;
+    return t;
+}
+
+static void enqueue(struct gd_engine *e, struct gd_ticket *t, int64_t rank_ns)
+{
+    t->state = TICKET_QUEUED;
+    t->rank_ns = rank_ns;
+    engine_owe(e, t, (uint64_t)(e->miss_ratio * t->work.prompt.n_tokens) + 1);
+    *e->inbox_end = t;
+    e->inbox_end = &t->next;
+    pthread_cond_signal(&e->work);
+}
+
+/* A ticket that is done at once, for a score that was kept. NULL when there is none free. */
+static struct gd_ticket *answer(struct gd_engine *e, const struct gd_score_request *req,
+                                const struct gd_score *kept)
+{
+    struct gd_ticket *t = NULL;
+    pthread_mutex_lock(&e->lock);
+    if (e->free != NULL && !e->draining) {
+        t = fill(e, req, false, gd_now_ns());
+        t->state = TICKET_DONE;
+        t->score = *kept;
+        t->score.hit = true;
+        t->score.cached_tokens = req->prompt.n_tokens;
+        e->stats.verdict_hits++;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return t;
+}
+
+static int submit(struct gd_engine *e, const struct gd_score_request *req, bool pin,
+                  struct gd_ticket **out, struct gd_err *err)
+{
+    struct gd_score kept = {.hit = false};
+    struct gd_score_key key;
+    int rc = check_request(e, req, err);
+    if (rc != GD_OK) {
+        return rc;
+    }
+    bool has_key = e->scores != NULL && !pin &&
+                   gd_scorecache_key(&req->prompt, req->choices, req->n_choices, &key);
+    if (has_key && gd_scorecache_get(e->scores, &key, req->n_choices, kept.logits)) {
+        *out = answer(e, req, &kept);
+        if (*out != NULL) {
+            return GD_OK;
         }
     }
-    int rc = s->rc;
+    pthread_mutex_lock(&e->lock);
+    int64_t now = gd_now_ns();
+    double cost_ns = engine_ns_per_token(e) * e->miss_ratio * req->prompt.n_tokens;
+    int64_t rank_ns = rank_of(req, now, cost_ns);
+    rc = admit(e, req, rank_ns, now, err);
     if (rc == GD_OK) {
-        *out = s->score;
+        *out = fill(e, req, pin, now);
+        (*out)->has_key = has_key;
+        if (has_key) {
+            (*out)->key = key;
+        }
+        e->stats.verdict_misses += has_key;
+        enqueue(e, *out, rank_ns);
     }
-    slot_release(e, s);
+    pthread_mutex_unlock(&e->lock);
     return rc;
+}
+
+int gd_engine_submit(struct gd_engine *e, const struct gd_score_request *req,
+                     struct gd_ticket **out, struct gd_err *err)
+{
+    return submit(e, req, false, out, err);
+}
+
+/* ---- waiting ---- */
+
+/* Sleeps until the ticket is done, its deadline, or the time to ask whether anybody waits. */
+static void sleep_on(struct gd_engine *e, struct gd_ticket *t, bool ask)
+{
+    int64_t until = t->work.deadline_ns;
+    int64_t next_ask = gd_now_ns() + (int64_t)GD_ENGINE_GONE_MS * 1000000;
+    if (ask && (until == 0 || next_ask < until)) {
+        until = next_ask;
+    }
+    if (until == 0) {
+        pthread_cond_wait(&t->done, &e->lock);
+        return;
+    }
+    const struct timespec ts = {.tv_sec = (time_t)(until / 1000000000),
+                                .tv_nsec = until % 1000000000};
+    pthread_cond_timedwait(&t->done, &e->lock, &ts);
+}
+
+/* Leaves a ticket that is not done. */
+static int abandon(struct gd_engine *e, struct gd_ticket *t, int rc)
+{
+    t->abandoned = true;
+    atomic_store(&t->work.canceled, true);
+    engine_owe(e, t, 0);
+    e->stats.late += rc == GD_EDEADLINE;
+    e->stats.canceled += rc == GD_ECANCELED;
+    return rc;
+}
+
+/* The lock is held. */
+static int await(struct gd_engine *e, struct gd_ticket *t, bool (*gone)(void *ctx), void *ctx,
+                 struct gd_score *out)
+{
+    while (t->state != TICKET_DONE) {
+        sleep_on(e, t, gone != NULL);
+        if (t->state == TICKET_DONE) {
+            break;
+        }
+        if (t->work.deadline_ns != 0 && t->work.deadline_ns <= gd_now_ns()) {
+            return abandon(e, t, GD_EDEADLINE);
+        }
+        if (gone != NULL) {
+            pthread_mutex_unlock(&e->lock);
+            bool left = gone(ctx);
+            pthread_mutex_lock(&e->lock);
+            if (left && t->state != TICKET_DONE) {
+                return abandon(e, t, GD_ECANCELED);
+            }
+        }
+    }
+    int rc = t->rc;
+    if (rc == GD_OK) {
+        *out = t->score;
+    }
+    ticket_release(e, t);
+    return rc;
+}
+
+/* One ticket fewer that somebody has to give back. */
+static void forget_caller(struct gd_engine *e)
+{
+    e->callers--;
+    if (e->draining) {
+        pthread_cond_signal(&e->left);
+    }
+}
+
+int gd_engine_wait(struct gd_engine *e, struct gd_ticket *t, bool (*gone)(void *ctx), void *ctx,
+                   struct gd_score *out, struct gd_err *err)
+{
+    pthread_mutex_lock(&e->lock);
+    int rc = await(e, t, gone, ctx, out);
+    forget_caller(e);
+    pthread_mutex_unlock(&e->lock);
+    return rc == GD_OK ? rc : gd_err_set(err, rc, "%s", gd_status_message(rc));
+}
+
+void gd_engine_cancel(struct gd_engine *e, struct gd_ticket *t)
+{
+    pthread_mutex_lock(&e->lock);
+    if (t->state == TICKET_DONE) {
+        ticket_release(e, t);
+    } else {
+        abandon(e, t, GD_ECANCELED);
+    }
+    forget_caller(e);
+    pthread_mutex_unlock(&e->lock);
 }
 
 int gd_engine_score(struct gd_engine *e, const struct gd_score_request *req, struct gd_score *out,
                     struct gd_err *err)
 {
-    int rc = check_request(e, req, err);
-    if (rc != GD_OK) {
-        return rc;
-    }
-    struct slot *s = NULL;
+    struct gd_ticket *t = NULL;
+    int rc = gd_engine_submit(e, req, &t, err);
+    return rc != GD_OK ? rc : gd_engine_wait(e, t, NULL, NULL, out, err);
+}
+
+int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_tokens,
+                    struct gd_err *err)
+{
+    const int32_t choice = 0;
+    const struct gd_score_request req = {
+        .prompt = {.tokens = tokens,
+                   .n_tokens = n_tokens,
+                   .n_shared = n_tokens,
+                   .n_keep = n_tokens},
+        .choices = &choice,
+        .n_choices = 1,
+    };
+    struct gd_score score;
+    struct gd_ticket *t = NULL;
+    uint32_t longest = (e->context_max + GD_KV_BLOCK_TOKENS - 1) / GD_KV_BLOCK_TOKENS;
+    uint32_t n_blocks = n_tokens / GD_KV_BLOCK_TOKENS + 1;
     pthread_mutex_lock(&e->lock);
-    e->callers++;
-    rc = admit(e, req, &s);
-    rc = rc != GD_OK ? rc : await(e, s, out);
-    e->callers--;
-    if (e->draining) {
-        pthread_cond_signal(&e->left);
-    }
+    uint32_t left = e->n_blocks - e->stats.kv.pinned;
     pthread_mutex_unlock(&e->lock);
-    return rc == GD_OK ? rc : gd_err_set(err, rc, "%s", gd_status_message(rc));
+    if (left < longest + n_blocks) {
+        return gd_err_set(err, GD_ELIMIT,
+                          "a prefix of %u tokens does not fit into the KV cache beside a prompt of "
+                          "%u",
+                          n_tokens, e->context_max);
+    }
+    int rc = submit(e, &req, true, &t, err);
+    return rc != GD_OK ? rc : gd_engine_wait(e, t, NULL, NULL, &score, err);
 }
 
 void gd_engine_stats(struct gd_engine *e, struct gd_engine_stats *out)
 {
     pthread_mutex_lock(&e->lock);
     *out = e->stats;
+    count_tickets(e, &out->waiting, &out->running);
     pthread_mutex_unlock(&e->lock);
-}
-
-/* ---- start and end ---- */
-
-static int open_model(struct gd_engine *e, const struct gd_engine_options *opt, struct gd_err *err)
-{
-    char path[4096];
-    int n = snprintf(path, sizeof path, "%s/tokenizer.json", opt->model_dir);
-    if (n < 0 || (size_t)n >= sizeof path) {
-        return gd_err_set(err, GD_ELIMIT, "the path of the model directory is too long");
-    }
-    int rc = gd_backend_cpu_open(&e->be, opt->n_threads, err);
-    rc = rc != GD_OK ? rc : gd_model_open(&e->model, opt->model_dir, e->be, &opt->model, err);
-    rc = rc != GD_OK ? rc : gd_tokenizer_open(&e->tokenizer, path, err);
-    if (rc != GD_OK) {
-        return rc;
-    }
-    uint32_t vocab = e->model->config.vocab_size;
-    int32_t ids = gd_tokenizer_vocab_size(e->tokenizer);
-    if (ids < 1 || (uint32_t)ids > vocab) {
-        return gd_err_set(err, GD_EMODEL,
-                          "tokenizer.json has ids up to %d, the model has %u embeddings", ids - 1,
-                          vocab);
-    }
-    return gd_backend_selftest(e->be, err);
-}
-
-static int open_buffers(struct gd_engine *e, struct gd_err *err)
-{
-    uint32_t context = e->model->config.context_max;
-    e->context_max = context < GD_BATCH_TOKENS_MAX ? context : GD_BATCH_TOKENS_MAX;
-    e->step_tokens =
-        e->be->step_tokens < GD_BATCH_TOKENS_MAX ? e->be->step_tokens : GD_BATCH_TOKENS_MAX;
-    uint32_t max_tokens = e->context_max > e->step_tokens ? e->context_max : e->step_tokens;
-    e->tokens = calloc(max_tokens, sizeof *e->tokens);
-    e->positions = calloc(max_tokens, sizeof *e->positions);
-    e->slots = calloc(SLOTS, sizeof *e->slots);
-    if (e->tokens == NULL || e->positions == NULL || e->slots == NULL) {
-        return gd_err_set(err, GD_ENOMEM, "no memory for the queue");
-    }
-    return gd_forward_open(&e->forward, e->model, max_tokens, err);
-}
-
-/* Conditions measure time by the clock of the deadlines. */
-static void open_sync(struct gd_engine *e)
-{
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->work, &attr);
-    pthread_cond_init(&e->left, &attr);
-    for (size_t i = 0; i < SLOTS; i++) {
-        pthread_cond_init(&e->slots[i].done, &attr);
-        slot_release(e, &e->slots[i]);
-    }
-    pthread_condattr_destroy(&attr);
-    e->sync_ready = true;
-}
-
-int gd_engine_open(struct gd_engine **out, const struct gd_engine_options *opt, struct gd_err *err)
-{
-    struct gd_engine *e = calloc(1, sizeof *e);
-    if (e == NULL) {
-        return gd_err_set(err, GD_ENOMEM, "no memory for the engine");
-    }
-    int rc = open_model(e, opt, err);
-    rc = rc != GD_OK ? rc : open_buffers(e, err);
-    if (rc == GD_OK) {
-        open_sync(e);
-        e->stats.last_step_ns = (uint64_t)gd_now_ns();
-        int failed = pthread_create(&e->worker, NULL, worker_main, e);
-        e->worker_started = failed == 0;
-        if (failed != 0) {
-            rc = gd_err_set(err, GD_ENOMEM, "cannot start the worker thread: %s", strerror(failed));
-        }
-    }
-    if (rc != GD_OK) {
-        gd_engine_close(e);
-        return rc;
-    }
-    *out = e;
-    return GD_OK;
-}
-
-void gd_engine_close(struct gd_engine *e)
-{
-    if (e == NULL) {
-        return;
-    }
-    if (e->worker_started) {
-        pthread_mutex_lock(&e->lock);
-        e->draining = true;
-        pthread_cond_signal(&e->work);
-        pthread_mutex_unlock(&e->lock);
-        pthread_join(e->worker, NULL);
-        pthread_mutex_lock(&e->lock);
-        while (e->callers > 0) { /* they still have to take their answers */
-            pthread_cond_wait(&e->left, &e->lock);
-        }
-        pthread_mutex_unlock(&e->lock);
-    }
-    if (e->sync_ready) {
-        for (size_t i = 0; i < SLOTS; i++) {
-            pthread_cond_destroy(&e->slots[i].done);
-        }
-        pthread_cond_destroy(&e->left);
-        pthread_cond_destroy(&e->work);
-        pthread_mutex_destroy(&e->lock);
-    }
-    gd_forward_close(e->forward);
-    gd_tokenizer_close(e->tokenizer);
-    if (e->model != NULL) {
-        gd_model_close(e->model);
-    }
-    if (e->be != NULL) {
-        e->be->ops->close(e->be);
-    }
-    free(e->slots);
-    free(e->tokens);
-    free(e->positions);
-    free(e);
+    out->kv_bytes = e->kv_bytes;
+    out->step_tokens = e->step_tokens;
+    out->verdict_entries = e->verdict_entries;
+    out->verdict_used = e->scores != NULL ? gd_scorecache_used(e->scores) : 0;
 }
 
 /* ---- what it is made of ---- */

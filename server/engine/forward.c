@@ -1,33 +1,44 @@
-/* forward.c - one step: embedding, decoder layers, final norm of each sequence's last token.
+/* forward.c - one step: embedding, decoder layers, final norm of each scored sequence's last token;
+ * and the paged KV cache that steps write and read.
  *
- * Only the last token's logits are wanted. So in the last layer everything after attention (output
- * projection, MLP, final norm) runs on the last rows alone, gathered together; all rows of keys and
- * values are still made. With a tap the last layer runs in full instead, and the rows are gathered
- * at the end: a row's bits do not depend on how many others there are, so both ways give the same
- * result.
+ * Only the scored tokens' logits are wanted. So in the last layer everything after the keys and
+ * values (attention, output projection, MLP, final norm) runs on those rows alone, gathered
+ * together: a batch of sequences of one token each, with the same block tables. A step that scores
+ * nothing ends where the last layer's keys and values are made. With a tap the last layer runs in
+ * full instead, and the rows are gathered at the end: a row's bits do not depend on how many others
+ * there are, so both ways give the same result.
  *
  * Buffers are taken once for max_tokens. What is never alive at the same time shares one: QKV with
- * gate-up, attention with the activated MLP. Keys and values live for one layer only. */
+ * gate-up, attention with the activated MLP. */
 #include "guardian/engine.h"
 
 #include "guardian/arena.h"
 
+#include <string.h>
+
 struct gd_forward {
     const struct gd_model *m;
     struct gd_backend *be;
-    uint32_t max_tokens;
-    float *x;                   /* [max_tokens, dim] residual stream */
-    float *normed;              /* [max_tokens, dim] */
-    float *delta;               /* [max_tokens, dim] output of a block, not yet added */
-    float *wide;                /* [max_tokens, max(qkv, 2 ffn)] */
-    float *inner;               /* [max_tokens, max(heads, ffn)] */
-    float *k, *v;               /* [max_tokens, n_kv_heads * head_dim] of one layer */
-    float *last_x, *last_inner; /* [max_seqs, ..]: the last rows of x and inner */
-    float *last;                /* [max_seqs, dim] final norm of the last rows */
-    uint32_t max_seqs;
-    uint32_t n_seqs; /* of the last run */
-    float *host;     /* [max_tokens, dim] for a tap, or NULL before the first */
-    uint32_t *index; /* [max_seqs] last row of each sequence */
+    struct gd_attn_shape shape;
+    struct gd_kv *kv;
+    uint32_t max_tokens, max_seqs, n_blocks;
+    float *x;        /* [max_tokens, dim] residual stream */
+    float *normed;   /* [max_tokens, dim] */
+    float *delta;    /* [max_tokens, dim] output of a block, not yet added */
+    float *wide;     /* [max_tokens, max(qkv, 2 ffn)] */
+    float *inner;    /* [max_tokens, max(heads, ffn)] */
+    float *last_x;   /* [max_seqs, dim]: the scored rows of x */
+    float *last_qkv; /* [max_seqs, qkv] */
+    float *last;     /* [max_seqs, dim] final norm of the scored rows */
+    float *host;     /* [2, max_tokens, dim] for a tap, or NULL before the first */
+    uint32_t n_rows; /* of last, from the last run */
+
+    /* The scored tokens as a batch of their own; host memory. */
+    uint32_t *index;       /* [max_seqs] their places in the step's batch */
+    int32_t *positions;    /* [max_seqs] */
+    uint32_t *seq_start;   /* [max_seqs + 1]: 0, 1, 2, .. */
+    uint32_t *blocks;      /* [max_seqs, GD_KV_SEQ_BLOCKS_MAX] at most */
+    uint32_t *block_start; /* [max_seqs + 1] */
 };
 
 static float *rows_alloc(struct gd_backend *be, size_t rows, size_t dim)
@@ -44,39 +55,66 @@ static size_t qkv_dim(const struct gd_model_config *c)
     return ((size_t)c->n_heads + 2 * (size_t)c->n_kv_heads) * c->head_dim;
 }
 
-int gd_forward_open(struct gd_forward **out, const struct gd_model *m, uint32_t max_tokens,
-                    struct gd_err *err)
+static struct gd_attn_shape attn_shape(const struct gd_model_config *c)
 {
-    const struct gd_model_config *c = &m->config;
-    struct gd_backend *be = m->be;
+    return (struct gd_attn_shape){.n_heads = c->n_heads,
+                                  .n_kv_heads = c->n_kv_heads,
+                                  .head_dim = c->head_dim,
+                                  .scale = 1.0f / __builtin_sqrtf((float)c->head_dim)};
+}
+
+static bool buffers_alloc(struct gd_forward *f)
+{
+    const struct gd_model_config *c = &f->m->config;
+    size_t heads = (size_t)c->n_heads * c->head_dim, qkv = qkv_dim(c);
+    size_t wide = qkv > 2 * (size_t)c->ffn_dim ? qkv : 2 * (size_t)c->ffn_dim;
+    size_t inner = heads > c->ffn_dim ? heads : c->ffn_dim;
+    uint32_t seqs = f->max_seqs;
+    f->x = rows_alloc(f->be, f->max_tokens, c->dim);
+    f->normed = rows_alloc(f->be, f->max_tokens, c->dim);
+    f->delta = rows_alloc(f->be, f->max_tokens, c->dim);
+    f->wide = rows_alloc(f->be, f->max_tokens, wide);
+    f->inner = rows_alloc(f->be, f->max_tokens, inner);
+    f->last_x = rows_alloc(f->be, seqs, c->dim);
+    f->last_qkv = rows_alloc(f->be, seqs, qkv);
+    f->last = rows_alloc(f->be, seqs, c->dim);
+    f->index = calloc(seqs, sizeof *f->index);
+    f->positions = calloc(seqs, sizeof *f->positions);
+    f->seq_start = calloc((size_t)seqs + 1, sizeof *f->seq_start);
+    f->blocks = calloc((size_t)seqs * GD_KV_SEQ_BLOCKS_MAX, sizeof *f->blocks);
+    f->block_start = calloc((size_t)seqs + 1, sizeof *f->block_start);
+    return f->x != NULL && f->normed != NULL && f->delta != NULL && f->wide != NULL &&
+           f->inner != NULL && f->last_x != NULL && f->last_qkv != NULL && f->last != NULL &&
+           f->index != NULL && f->positions != NULL && f->seq_start != NULL && f->blocks != NULL &&
+           f->block_start != NULL;
+}
+
+int gd_forward_open(struct gd_forward **out, const struct gd_model *m, uint32_t max_tokens,
+                    uint32_t n_blocks, struct gd_err *err)
+{
+    if (max_tokens == 0) {
+        return gd_err_set(err, GD_EUSAGE, "a step of no tokens");
+    }
     struct gd_forward *f = calloc(1, sizeof *f);
     if (f == NULL) {
         return gd_err_set(err, GD_ENOMEM, "no memory for the activations");
     }
-    size_t heads = (size_t)c->n_heads * c->head_dim;
-    size_t wide = qkv_dim(c) > 2 * (size_t)c->ffn_dim ? qkv_dim(c) : 2 * (size_t)c->ffn_dim;
-    size_t inner = heads > c->ffn_dim ? heads : c->ffn_dim;
-    size_t kv = (size_t)c->n_kv_heads * c->head_dim;
     f->m = m;
-    f->be = be;
+    f->be = m->be;
+    f->shape = attn_shape(&m->config);
     f->max_tokens = max_tokens;
-    f->max_seqs = max_tokens < GD_BATCH_SEQS_MAX ? max_tokens : GD_BATCH_SEQS_MAX;
-    f->x = rows_alloc(be, max_tokens, c->dim);
-    f->normed = rows_alloc(be, max_tokens, c->dim);
-    f->delta = rows_alloc(be, max_tokens, c->dim);
-    f->wide = rows_alloc(be, max_tokens, wide);
-    f->inner = rows_alloc(be, max_tokens, inner);
-    f->k = rows_alloc(be, max_tokens, kv);
-    f->v = rows_alloc(be, max_tokens, kv);
-    f->last_x = rows_alloc(be, f->max_seqs, c->dim);
-    f->last_inner = rows_alloc(be, f->max_seqs, heads);
-    f->last = rows_alloc(be, f->max_seqs, c->dim);
-    f->index = calloc(f->max_seqs, sizeof *f->index);
-    if (f->x == NULL || f->normed == NULL || f->delta == NULL || f->wide == NULL ||
-        f->inner == NULL || f->k == NULL || f->v == NULL || f->last_x == NULL ||
-        f->last_inner == NULL || f->last == NULL || f->index == NULL) {
+    f->max_seqs = max_tokens < GD_STEP_SEQS_MAX ? max_tokens : GD_STEP_SEQS_MAX;
+    f->n_blocks = n_blocks;
+    int rc = GD_OK;
+    if (!buffers_alloc(f)) {
+        rc = gd_err_set(err, GD_ENOMEM, "no memory for the activations of %u tokens", max_tokens);
+    }
+    rc = rc != GD_OK
+             ? rc
+             : f->be->ops->kv_open(f->be, m->config.n_layers, n_blocks, &f->shape, &f->kv, err);
+    if (rc != GD_OK) {
         gd_forward_close(f);
-        return gd_err_set(err, GD_ENOMEM, "no memory for the activations of %u tokens", max_tokens);
+        return rc;
     }
     *out = f;
     return GD_OK;
@@ -87,39 +125,126 @@ void gd_forward_close(struct gd_forward *f)
     if (f == NULL) {
         return;
     }
-    float *buffers[] = {f->x, f->normed, f->delta,  f->wide,       f->inner,
-                        f->k, f->v,      f->last_x, f->last_inner, f->last};
+    float *buffers[] = {f->x,     f->normed, f->delta,    f->wide,
+                        f->inner, f->last_x, f->last_qkv, f->last};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         f->be->ops->buffer_free(f->be, buffers[i]);
     }
+    f->be->ops->kv_close(f->be, f->kv);
     free(f->host);
     free(f->index);
+    free(f->positions);
+    free(f->seq_start);
+    free(f->blocks);
+    free(f->block_start);
     free(f);
 }
 
-/* inner = attention of normed; makes this layer's keys and values. */
-static int attention_block(struct gd_forward *f, const struct gd_batch *b,
-                           const struct gd_model_layer *layer)
+size_t gd_forward_block_bytes(const struct gd_model *m)
 {
-    const struct gd_model_config *c = &f->m->config;
-    const struct gd_backend_ops *ops = f->be->ops;
-    struct gd_attn_shape shape = {.n_heads = c->n_heads,
-                                  .n_kv_heads = c->n_kv_heads,
-                                  .head_dim = c->head_dim,
-                                  .scale = 1.0f / __builtin_sqrtf((float)c->head_dim)};
-    struct gd_rope rope = {.head_dim = c->head_dim, .inv_freq = f->m->inv_freq};
-    int rc = ops->gemm(f->be, b->n_tokens, f->normed, layer->qkv, layer->qkv_bias, f->wide);
-    rc = rc != GD_OK ? rc : ops->rope_kv(f->be, b, &shape, &rope, f->wide, f->k, f->v);
-    return rc != GD_OK ? rc : ops->attention(f->be, b, &shape, f->wide, f->k, f->v, f->inner);
+    struct gd_attn_shape shape = attn_shape(&m->config);
+    size_t bytes = 0;
+    return gd_mul(m->be->ops->kv_block_bytes(m->be, &shape), m->config.n_layers, &bytes) ? bytes
+                                                                                         : 0;
 }
+
+int gd_forward_copy(struct gd_forward *f, uint32_t dst, uint32_t src)
+{
+    if (dst >= f->n_blocks || src >= f->n_blocks) {
+        return GD_EUSAGE;
+    }
+    int rc = f->be->ops->kv_copy(f->be, f->kv, dst, src);
+    if (rc != GD_OK) {
+        f->be->ops->sync(f->be); /* takes note of the failure that was just told */
+    }
+    return rc;
+}
+
+/* ---- what a step may be ---- */
+
+/* Sequence seq of b: not empty, its positions in a row, its block table as long as it must be. */
+static bool seq_fits(const struct gd_forward *f, const struct gd_batch *b, uint32_t seq)
+{
+    uint32_t first = b->seq_start[seq], end = b->seq_start[seq + 1];
+    if (first >= end || end > b->n_tokens || b->positions[first] < 0) {
+        return false;
+    }
+    uint32_t position = (uint32_t)b->positions[first];
+    if (position >= GD_CONTEXT_TOKENS_MAX || end - first > GD_CONTEXT_TOKENS_MAX - position) {
+        return false;
+    }
+    for (uint32_t t = first; t < end; t++) {
+        if (b->positions[t] != (int32_t)(position + t - first)) {
+            return false;
+        }
+    }
+    uint32_t n_blocks = (position + end - first - 1) / GD_KV_BLOCK_TOKENS + 1;
+    uint32_t from = b->block_start[seq], to = b->block_start[seq + 1];
+    if (to < from || to - from != n_blocks) {
+        return false;
+    }
+    for (uint32_t i = from; i < to; i++) {
+        if (b->blocks[i] >= f->n_blocks) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool batch_fits(const struct gd_forward *f, const struct gd_batch *b, const uint32_t *scored,
+                       uint32_t n_scored)
+{
+    if (b->n_tokens == 0 || b->n_tokens > f->max_tokens || b->n_seqs == 0 ||
+        b->n_seqs > f->max_seqs || b->seq_start[0] != 0 || b->seq_start[b->n_seqs] != b->n_tokens) {
+        return false;
+    }
+    for (uint32_t seq = 0; seq < b->n_seqs; seq++) {
+        if (!seq_fits(f, b, seq)) {
+            return false;
+        }
+    }
+    for (uint32_t i = 0; i < n_scored; i++) {
+        if (scored[i] >= b->n_seqs || (i > 0 && scored[i] <= scored[i - 1])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The scored tokens as a batch of their own. */
+static struct gd_batch scored_batch(struct gd_forward *f, const struct gd_batch *b,
+                                    const uint32_t *scored, uint32_t n_scored)
+{
+    uint32_t n_blocks = 0;
+    for (uint32_t i = 0; i < n_scored; i++) {
+        uint32_t seq = scored[i];
+        uint32_t n = b->block_start[seq + 1] - b->block_start[seq];
+        f->index[i] = b->seq_start[seq + 1] - 1;
+        f->positions[i] = b->positions[f->index[i]];
+        f->seq_start[i] = i;
+        f->block_start[i] = n_blocks;
+        memcpy(f->blocks + n_blocks, b->blocks + b->block_start[seq], n * sizeof *f->blocks);
+        n_blocks += n;
+    }
+    f->seq_start[n_scored] = n_scored;
+    f->block_start[n_scored] = n_blocks;
+    return (struct gd_batch){.n_tokens = n_scored,
+                             .n_seqs = n_scored,
+                             .positions = f->positions,
+                             .seq_start = f->seq_start,
+                             .blocks = f->blocks,
+                             .block_start = f->block_start};
+}
+
+/* ---- the layers ---- */
 
 /* The rest of a layer on `rows` rows: x += inner O; delta = MLP of the norm of x. */
 static int mlp_block(struct gd_forward *f, uint32_t rows, const struct gd_model_layer *layer,
-                     float *x, const float *inner)
+                     float *x)
 {
     const struct gd_model_config *c = &f->m->config;
     const struct gd_backend_ops *ops = f->be->ops;
-    int rc = ops->gemm(f->be, rows, inner, layer->o, NULL, f->delta);
+    int rc = ops->gemm(f->be, rows, f->inner, layer->o, NULL, f->delta);
     rc = rc != GD_OK ? rc
                      : ops->add_rmsnorm(f->be, rows, c->dim, x, f->delta, layer->mlp_norm,
                                         c->rms_norm_eps, f->normed);
@@ -153,85 +278,104 @@ static int show(struct gd_forward *f, uint32_t n_tokens, bool with_delta, int la
     return rc;
 }
 
-static int run_layer(struct gd_forward *f, const struct gd_batch *b, uint32_t i, bool whole)
+/* wide = QKV of the norm of x + delta; this layer's keys and values go into the cache. */
+static int qkv_block(struct gd_forward *f, const struct gd_batch *b, uint32_t i)
 {
     const struct gd_model_layer *layer = &f->m->layers[i];
     const struct gd_model_config *c = &f->m->config;
     const struct gd_backend_ops *ops = f->be->ops;
-    uint32_t heads = c->n_heads * c->head_dim;
+    struct gd_rope rope = {.head_dim = c->head_dim, .inv_freq = f->m->inv_freq};
     int rc = ops->add_rmsnorm(f->be, b->n_tokens, c->dim, f->x, i == 0 ? NULL : f->delta,
                               layer->attn_norm, c->rms_norm_eps, f->normed);
-    rc = rc != GD_OK ? rc : attention_block(f, b, layer);
-    if (rc != GD_OK || whole) {
-        return rc != GD_OK ? rc : mlp_block(f, b->n_tokens, layer, f->x, f->inner);
-    }
-    rc = ops->gather_rows(f->be, b->n_seqs, c->dim, f->index, f->x, f->last_x);
-    rc = rc != GD_OK ? rc
-                     : ops->gather_rows(f->be, b->n_seqs, heads, f->index, f->inner, f->last_inner);
-    return rc != GD_OK ? rc : mlp_block(f, b->n_seqs, layer, f->last_x, f->last_inner);
+    rc = rc != GD_OK
+             ? rc
+             : ops->gemm(f->be, b->n_tokens, f->normed, layer->qkv, layer->qkv_bias, f->wide);
+    return rc != GD_OK ? rc : ops->rope_kv(f->be, b, &f->shape, &rope, f->wide, f->kv, i);
 }
 
-/* last = final norm of the last rows. With a tap the rows of x and delta are still in their places.
- */
-static int finish(struct gd_forward *f, const struct gd_batch *b, bool whole)
+static int whole_layer(struct gd_forward *f, const struct gd_batch *b, uint32_t i)
+{
+    int rc = qkv_block(f, b, i);
+    rc = rc != GD_OK ? rc : f->be->ops->attention(f->be, b, &f->shape, f->wide, f->kv, i, f->inner);
+    return rc != GD_OK ? rc : mlp_block(f, b->n_tokens, &f->m->layers[i], f->x);
+}
+
+/* The last layer where only the tokens of `last` count: their rows are gathered into last_x. */
+static int last_layer(struct gd_forward *f, const struct gd_batch *b, const struct gd_batch *last,
+                      uint32_t i)
+{
+    const struct gd_model_config *c = &f->m->config;
+    const struct gd_backend_ops *ops = f->be->ops;
+    uint32_t rows = last->n_tokens;
+    int rc = qkv_block(f, b, i);
+    if (rc != GD_OK || rows == 0) {
+        return rc;
+    }
+    rc = ops->gather_rows(f->be, rows, c->dim, f->index, f->x, f->last_x);
+    rc = rc != GD_OK
+             ? rc
+             : ops->gather_rows(f->be, rows, (uint32_t)qkv_dim(c), f->index, f->wide, f->last_qkv);
+    rc = rc != GD_OK ? rc : ops->attention(f->be, last, &f->shape, f->last_qkv, f->kv, i, f->inner);
+    return rc != GD_OK ? rc : mlp_block(f, rows, &f->m->layers[i], f->last_x);
+}
+
+/* last = final norm of the scored rows. With a tap the rows of x and delta are still in their
+ * places. */
+static int finish(struct gd_forward *f, uint32_t rows, bool whole)
 {
     const struct gd_model_config *c = &f->m->config;
     const struct gd_backend_ops *ops = f->be->ops;
     const float *delta = f->delta;
     int rc = GD_OK;
-    if (whole) {
-        rc = ops->gather_rows(f->be, b->n_seqs, c->dim, f->index, f->x, f->last_x);
-        rc = rc != GD_OK
-                 ? rc
-                 : ops->gather_rows(f->be, b->n_seqs, c->dim, f->index, f->delta, f->normed);
+    if (whole && rows > 0) {
+        rc = ops->gather_rows(f->be, rows, c->dim, f->index, f->x, f->last_x);
+        rc =
+            rc != GD_OK ? rc : ops->gather_rows(f->be, rows, c->dim, f->index, f->delta, f->normed);
         delta = f->normed;
     }
-    rc = rc != GD_OK ? rc
-                     : ops->add_rmsnorm(f->be, b->n_seqs, c->dim, f->last_x, delta,
-                                        f->m->final_norm, c->rms_norm_eps, f->last);
+    if (rc == GD_OK && rows > 0) {
+        rc = ops->add_rmsnorm(f->be, rows, c->dim, f->last_x, delta, f->m->final_norm,
+                              c->rms_norm_eps, f->last);
+    }
     return rc != GD_OK ? rc : ops->sync(f->be);
 }
 
-int gd_forward_run(struct gd_forward *f, const struct gd_batch *b, gd_forward_tap tap, void *ctx)
+int gd_forward_run(struct gd_forward *f, const struct gd_batch *b, const uint32_t *scored,
+                   uint32_t n_scored, gd_forward_tap tap, void *ctx)
 {
-    f->n_seqs = 0;
-    if (b->n_tokens == 0 || b->n_tokens > f->max_tokens || b->n_seqs == 0 ||
-        b->n_seqs > f->max_seqs) {
+    f->n_rows = 0;
+    if (!batch_fits(f, b, scored, n_scored)) {
         return GD_EUSAGE;
     }
-    for (uint32_t s = 0; s < b->n_seqs; s++) {
-        if (b->seq_start[s + 1] <= b->seq_start[s]) {
-            return GD_EUSAGE; /* an empty sequence has no last token */
-        }
-        f->index[s] = b->seq_start[s + 1] - 1;
-    }
+    struct gd_batch last = scored_batch(f, b, scored, n_scored);
     uint32_t n_layers = f->m->config.n_layers;
     int rc = f->be->ops->embed(f->be, b, f->m->embed, f->x);
     if (rc == GD_OK && tap != NULL) {
         rc = show(f, b->n_tokens, false, -1, tap, ctx);
     }
     for (uint32_t i = 0; i < n_layers && rc == GD_OK; i++) {
-        rc = run_layer(f, b, i, tap != NULL || i + 1 < n_layers);
+        bool whole = tap != NULL || i + 1 < n_layers;
+        rc = whole ? whole_layer(f, b, i) : last_layer(f, b, &last, i);
         if (rc == GD_OK && tap != NULL) {
             rc = show(f, b->n_tokens, true, (int)i, tap, ctx);
         }
     }
-    rc = rc != GD_OK ? rc : finish(f, b, tap != NULL);
+    rc = rc != GD_OK ? rc : finish(f, n_scored, tap != NULL);
     if (rc == GD_OK) {
-        f->n_seqs = b->n_seqs;
+        f->n_rows = n_scored;
     } else {
         f->be->ops->sync(f->be); /* takes note of the failure that was just told */
     }
     return rc;
 }
 
-int gd_forward_choices(struct gd_forward *f, uint32_t seq, const int32_t *ids, uint32_t n_ids,
+int gd_forward_choices(struct gd_forward *f, uint32_t row, const int32_t *ids, uint32_t n_ids,
                        float *logits)
 {
-    if (seq >= f->n_seqs) {
+    if (row >= f->n_rows) {
         return GD_EUSAGE;
     }
     uint32_t dim = f->m->config.dim;
-    return f->be->ops->choice_logits(f->be, dim, f->last + (size_t)seq * dim, f->m->lm_head, n_ids,
+    return f->be->ops->choice_logits(f->be, dim, f->last + (size_t)row * dim, f->m->lm_head, n_ids,
                                      ids, logits);
 }

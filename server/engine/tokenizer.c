@@ -158,6 +158,11 @@ bool gd_tokenizer_decode(const struct gd_tokenizer *t, int32_t id, struct gd_buf
     return true;
 }
 
+size_t gd_tokenizer_bytes(const struct gd_tokenizer *t, int32_t id)
+{
+    return id >= 0 && (uint32_t)id < t->vocab.n_ids ? t->vocab.tokens[id].len : 0;
+}
+
 void gd_tokenizer_close(struct gd_tokenizer *t)
 {
     if (t == NULL)

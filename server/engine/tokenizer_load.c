@@ -415,6 +415,7 @@ static int load_added(struct load *l)
         if (rc != GD_OK)
             return rc;
         gd_added_put(&t->all, token);
+        t->added_breaks |= memchr(token.content.ptr, '\n', token.content.len) != NULL;
         if (normalized && t->nfc)
             rc = normalise_content(l, &token);
         if (rc != GD_OK)

@@ -121,6 +121,9 @@ void gd_splits_free(struct gd_splits *p);
 /* GD_EMODEL when the pattern does not compile or means something else here; GD_ENOMEM. */
 int gd_splits_add(struct gd_splits *p, struct gd_str pattern, struct gd_err *err);
 int gd_splits_add_gpt2(struct gd_splits *p, struct gd_err *err);
+/* Whether text is split, and by the known patterns alone. */
+bool gd_splits_known(const struct gd_splits *p);
+bool gd_split_is_space(uint32_t cp); /* \s of the patterns */
 
 typedef int gd_piece_fn(void *ctx, struct gd_str piece);
 /* Calls fn for each piece of text in order, and stops at the first that is not GD_OK. */
@@ -178,6 +181,7 @@ struct gd_tokenizer {
     struct gd_added composed; /* matched after the normaliser */
     struct gd_arena arena;    /* contents of added tokens */
     bool nfc;
+    bool added_breaks; /* an added token has a line break in it */
 };
 
 #endif

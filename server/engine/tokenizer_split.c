@@ -46,7 +46,7 @@ static bool in_ranges(const uint32_t (*ranges)[2], size_t n, uint32_t cp)
     return false;
 }
 
-static bool is_space(uint32_t cp)
+bool gd_split_is_space(uint32_t cp)
 {
     return (cp >= 0x09 && cp <= 0x0D) || cp == 0x20 || cp == 0x85 || cp == 0xA0 || cp == 0x1680 ||
            (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F ||
@@ -57,7 +57,7 @@ static enum char_class class_of(uint32_t cp)
 {
     if (cp == '\r' || cp == '\n')
         return NEWLINE;
-    if (is_space(cp))
+    if (gd_split_is_space(cp))
         return SPACE;
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_LU:
@@ -133,6 +133,15 @@ int gd_splits_add(struct gd_splits *p, struct gd_str pattern, struct gd_err *err
         return add_stage(p, GD_SPLIT_GPT2, NULL, err);
     int rc = gd_regex_open(&regex, pattern, err);
     return rc == GD_OK ? add_stage(p, GD_SPLIT_REGEX, regex, err) : rc;
+}
+
+bool gd_splits_known(const struct gd_splits *p)
+{
+    for (uint32_t i = 0; i < p->n_stages; i++) {
+        if (p->stages[i].kind == GD_SPLIT_REGEX)
+            return false;
+    }
+    return p->n_stages > 0;
 }
 
 /* A walk over valid UTF-8. */

@@ -1,13 +1,16 @@
 /* guard.c - the path of one request: parse, render, tokenise, score, decide. See guardian/guard.h.
  *
- * Nothing is kept between requests: the guard is the engine and the policy, both read-only here. A
- * judgement starts as all zero (action ERROR) and its verdict is copied in by gd_verdict_make
- * alone. */
+ * Nothing of a request is kept here: the guard is the engine, the policy, both read-only, and a
+ * count of places where prompts may be prepared. A judgement starts as all zero (action ERROR) and
+ * its verdict is copied in by gd_verdict_make alone. A thread has its place only while it prepares:
+ * never while it waits for the engine. */
 #include "guardian/guard.h"
 
+#include "guardian/pool.h"
 #include "text.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
@@ -18,6 +21,10 @@ struct gd_guard {
     struct gd_policy *policy;
     char *model_name;
     int64_t deadline_ms;
+    int32_t choices[GD_POLICY_CHOICES_MAX]; /* their tokens */
+    pthread_mutex_t lock;
+    pthread_cond_t left; /* a place is free; measures time by the clock of the deadlines */
+    uint32_t places;     /* free ones */
 };
 
 /* Path of the policy: the one asked for, policy.json of the model directory if there, or NULL for
@@ -56,11 +63,68 @@ static char *name_of(const char *dir)
     return end ? strndup(start, (size_t)(end - start)) : strdup("");
 }
 
+static void open_places(struct gd_guard *g)
+{
+    const uint32_t n = gd_pool_cpus_usable();
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->left, &attr);
+    pthread_condattr_destroy(&attr);
+    g->places = n > 2 ? n : 2;
+}
+
+/* Waits for a place to prepare a prompt. deadline_ns 0: as long as it takes. */
+static int enter(struct gd_guard *g, int64_t deadline_ns, struct gd_err *err)
+{
+    const struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000),
+                                   .tv_nsec = deadline_ns % 1000000000};
+    int failed = 0;
+    pthread_mutex_lock(&g->lock);
+    while (g->places == 0 && failed == 0)
+        failed = deadline_ns ? pthread_cond_timedwait(&g->left, &g->lock, &until)
+                             : pthread_cond_wait(&g->left, &g->lock);
+    const bool got = g->places > 0;
+    g->places -= got;
+    pthread_mutex_unlock(&g->lock);
+    if (got)
+        return GD_OK;
+    return gd_err_set(err, GD_EDEADLINE, "%s", gd_status_message(GD_EDEADLINE));
+}
+
+static void leave(struct gd_guard *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->places++;
+    pthread_cond_signal(&g->left);
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* The policy, and its prefix in the cache. */
+static int open_policy(struct gd_guard *g, const char *path, struct gd_err *err)
+{
+    int rc = gd_policy_open(&g->policy, path, gd_engine_tokenizer(g->engine), err);
+    if (rc != GD_OK)
+        return rc;
+    const struct gd_policy *p = g->policy;
+    for (uint32_t i = 0; i < p->n_choices; i++)
+        g->choices[i] = p->choices[i].token;
+    if (p->prefix_ids.len == 0)
+        return GD_OK;
+    rc = gd_engine_prime(g->engine, p->prefix_ids.data, (uint32_t)p->prefix_ids.len, err);
+    if (rc != GD_OK)
+        gd_err_prefix(err, "prefix of the policy %.*s", (int)p->name.len, p->name.ptr);
+    return rc;
+}
+
 int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, struct gd_err *err)
 {
     *out = NULL;
     char *path = NULL;
     struct gd_guard *g = calloc(1, sizeof *g);
+    if (g)
+        open_places(g);
     int rc = g ? find_policy(opt, &path) : GD_ENOMEM;
     if (rc == GD_OK && !(g->model_name = name_of(opt->engine.model_dir)))
         rc = GD_ENOMEM;
@@ -72,7 +136,7 @@ int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, str
     g->deadline_ms = opt->deadline_ms;
     rc = gd_engine_open(&g->engine, &opt->engine, err);
     if (rc == GD_OK)
-        rc = gd_policy_open(&g->policy, path, gd_engine_tokenizer(g->engine), err);
+        rc = open_policy(g, path, err);
     free(path);
     if (rc != GD_OK) {
         gd_guard_close(g);
@@ -89,6 +153,8 @@ void gd_guard_close(struct gd_guard *g)
     gd_policy_close(g->policy);
     if (g->engine)
         gd_engine_close(g->engine);
+    pthread_cond_destroy(&g->left);
+    pthread_mutex_destroy(&g->lock);
     free(g->model_name);
     free(g);
 }
@@ -129,23 +195,42 @@ static int check_policy(const struct gd_guard *g, const struct gd_json *request,
                       gd_text_shown(asked), asked.ptr, full);
 }
 
+static double ms_since(int64_t start_ns)
+{
+    return (double)(gd_now_ns() - start_ns) / 1e6;
+}
+
 /* Envelope, trajectory and prompt: what judging and rendering share. The prompt is to be freed on
  * GD_OK. */
-static int prepare(const struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
-                   struct gd_trajectory *traj, struct gd_prompt *prompt, struct gd_err *err)
+static int prepare(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
+                   int64_t deadline_ns, struct gd_trajectory *traj, struct gd_prompt *prompt,
+                   struct gd_judgement *j, struct gd_err *err)
 {
-    int rc = gd_trajectory_parse(a, request, traj, err);
+    const int64_t start_ns = gd_now_ns();
+    int rc = enter(g, deadline_ns, err);
+    if (rc != GD_OK)
+        return rc;
+    j->queue_ms = ms_since(start_ns);
+    rc = gd_trajectory_parse(a, request, traj, err);
     if (rc == GD_OK)
         rc = check_policy(g, request, err);
     if (rc == GD_OK)
         rc = gd_prompt_build(g->policy, gd_engine_tokenizer(g->engine), traj,
                              gd_engine_context_max(g->engine), a, prompt, err);
-    return rc;
-}
-
-static double ms_since(int64_t start_ns)
-{
-    return (double)(gd_now_ns() - start_ns) / 1e6;
+    leave(g);
+    if (rc != GD_OK)
+        return rc;
+    j->tokenize_ms = ms_since(start_ns) - j->queue_ms;
+    j->phase = traj->phase;
+    j->step = traj->step;
+    j->has_user = traj->has_user;
+    j->events = traj->n_events;
+    j->flags = traj->flags;
+    j->tokens = (uint32_t)prompt->ids.len;
+    j->elided = prompt->elided;
+    j->n_omitted = prompt->n_omitted;
+    j->truncated = prompt->truncated;
+    return GD_OK;
 }
 
 static int make_id(struct gd_judgement *j, struct gd_err *err)
@@ -163,86 +248,96 @@ static int make_id(struct gd_judgement *j, struct gd_err *err)
     return GD_OK;
 }
 
-static int score(struct gd_guard *g, const struct gd_prompt *prompt, int64_t deadline_ns,
-                 struct gd_score *out, struct gd_err *err)
+static int submit(struct gd_guard *g, const struct gd_prompt *prompt, int64_t deadline_ns,
+                  const struct gd_caller *caller, struct gd_ticket **out, struct gd_err *err)
 {
-    int32_t choices[GD_POLICY_CHOICES_MAX];
-    for (uint32_t i = 0; i < g->policy->n_choices; i++)
-        choices[i] = g->policy->choices[i].token;
     const struct gd_score_request req = {
-        .tokens = prompt->ids.data,
-        .n_tokens = (uint32_t)prompt->ids.len,
-        .choices = choices,
+        .prompt = {.tokens = prompt->ids.data,
+                   .n_tokens = (uint32_t)prompt->ids.len,
+                   .n_shared = prompt->n_shared,
+                   .n_keep = prompt->n_keep,
+                   .salt = caller ? caller->salt : (struct gd_kv_salt){{0}}},
+        .choices = g->choices,
         .n_choices = g->policy->n_choices,
         .deadline_ns = deadline_ns,
     };
-    return gd_engine_score(g->engine, &req, out, err);
+    return gd_engine_submit(g->engine, &req, out, err);
 }
 
-static void describe(struct gd_judgement *j, const struct gd_trajectory *traj,
-                     const struct gd_prompt *prompt)
+static int begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
+                 const struct gd_caller *caller, struct gd_pending *p, struct gd_err *err)
 {
-    j->phase = traj->phase;
-    j->step = traj->step;
-    j->has_user = traj->has_user;
-    j->events = traj->n_events;
-    j->flags = traj->flags;
-    j->tokens = (uint32_t)prompt->ids.len;
-    j->elided = prompt->elided;
-    j->n_omitted = prompt->n_omitted;
-    j->truncated = prompt->truncated;
-}
-
-static int judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
-                 struct gd_judgement *j, struct gd_err *err)
-{
-    const int64_t start_ns = gd_now_ns();
     int64_t deadline_ms = g->deadline_ms;
-    struct gd_trajectory traj;
+    struct gd_judgement *j = &p->judgement;
     struct gd_prompt prompt;
-    struct gd_score scored;
-    memset(&scored, 0, sizeof scored);
+    p->start_ns = gd_now_ns();
     int rc = make_id(j, err);
     if (rc == GD_OK)
-        rc = prepare(g, a, request, &traj, &prompt, err);
-    if (rc != GD_OK)
-        return rc;
-    rc = gd_json_want_i64(request, "", "deadline_ms", 1, GD_DEADLINE_MS_MAX, &deadline_ms, err);
+        rc = gd_json_want_i64(request, "", "deadline_ms", 1, GD_DEADLINE_MS_MAX, &deadline_ms, err);
     if (rc == GD_OK)
         rc = gd_json_want_str(request, "", "session", false, &j->session, err);
-    describe(j, &traj, &prompt);
-    j->tokenize_ms = ms_since(start_ns);
+    const int64_t deadline_ns = deadline_ms ? p->start_ns + deadline_ms * 1000000 : 0;
     if (rc == GD_OK)
-        rc = score(g, &prompt, deadline_ms ? start_ns + deadline_ms * 1000000 : 0, &scored, err);
-    gd_prompt_free(&prompt);
+        rc = prepare(g, a, request, deadline_ns, &p->traj, &prompt, j, err);
     if (rc != GD_OK)
         return rc;
-    j->cached_tokens = scored.cached_tokens;
-    j->queue_ms = scored.queue_ms;
-    j->prefill_ms = scored.prefill_ms;
-    rc = gd_verdict_make(g->policy, &traj, j->truncated, scored.logits, &j->verdict);
-    j->total_ms = ms_since(start_ns);
-    if (rc != GD_OK)
-        return gd_err_set(err, rc, "%s", gd_status_message(rc));
-    return GD_OK;
-}
-
-int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
-                   struct gd_judgement *out, struct gd_err *err)
-{
-    memset(out, 0, sizeof *out);
-    const int rc = judge(g, a, request, out, err);
-    if (rc != GD_OK)
-        memset(out, 0, sizeof *out);
+    rc = submit(g, &prompt, deadline_ns, caller, &p->ticket, err);
+    gd_prompt_free(&prompt);
     return rc;
 }
 
-static void write_prompt(const struct gd_guard *g, const struct gd_trajectory *traj,
+int gd_guard_begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
+                   const struct gd_caller *caller, struct gd_pending *p, struct gd_err *err)
+{
+    memset(p, 0, sizeof *p);
+    const int rc = begin(g, a, request, caller, p, err);
+    if (rc != GD_OK)
+        memset(p, 0, sizeof *p);
+    return rc;
+}
+
+int gd_guard_finish(struct gd_guard *g, struct gd_pending *p, const struct gd_caller *caller,
+                    struct gd_judgement *out, struct gd_err *err)
+{
+    struct gd_judgement *j = &p->judgement;
+    struct gd_score scored;
+    memset(out, 0, sizeof *out);
+    memset(&scored, 0, sizeof scored);
+    int rc = gd_engine_wait(g->engine, p->ticket, caller ? caller->gone : NULL,
+                            caller ? caller->ctx : NULL, &scored, err);
+    p->ticket = NULL;
+    if (rc != GD_OK)
+        return rc;
+    j->cached_tokens = scored.cached_tokens;
+    j->cache_hit = scored.hit;
+    j->queue_ms += scored.queue_ms;
+    j->prefill_ms = scored.prefill_ms;
+    rc = gd_verdict_make(g->policy, &p->traj, j->truncated, scored.logits, &j->verdict);
+    if (rc != GD_OK)
+        return gd_err_set(err, rc, "%s", gd_status_message(rc));
+    j->total_ms = ms_since(p->start_ns);
+    *out = *j;
+    return GD_OK;
+}
+
+void gd_guard_cancel(struct gd_guard *g, struct gd_pending *p)
+{
+    gd_engine_cancel(g->engine, p->ticket);
+    p->ticket = NULL;
+}
+
+int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
+                   const struct gd_caller *caller, struct gd_judgement *out, struct gd_err *err)
+{
+    struct gd_pending p;
+    memset(out, 0, sizeof *out);
+    const int rc = gd_guard_begin(g, a, request, caller, &p, err);
+    return rc == GD_OK ? gd_guard_finish(g, &p, caller, out, err) : rc;
+}
+
+static void write_prompt(const struct gd_guard *g, const struct gd_judgement *j,
                          const struct gd_prompt *prompt, struct gd_json_writer *w)
 {
-    struct gd_judgement j;
-    memset(&j, 0, sizeof j);
-    describe(&j, traj, prompt);
     gd_jw_object(w);
     gd_jw_key(w, "text");
     gd_jw_str(w, (struct gd_str){prompt->text.data, prompt->text.len});
@@ -268,7 +363,7 @@ static void write_prompt(const struct gd_guard *g, const struct gd_trajectory *t
     }
     gd_jw_array_end(w);
     gd_jw_key(w, "context");
-    gd_judgement_write_context(&j, w);
+    gd_judgement_write_context(j, w);
     gd_jw_object_end(w);
 }
 
@@ -277,10 +372,12 @@ int gd_guard_render(struct gd_guard *g, struct gd_arena *a, const struct gd_json
 {
     struct gd_trajectory traj;
     struct gd_prompt prompt;
-    const int rc = prepare(g, a, request, &traj, &prompt, err);
+    struct gd_judgement j;
+    memset(&j, 0, sizeof j);
+    const int rc = prepare(g, a, request, 0, &traj, &prompt, &j, err);
     if (rc != GD_OK)
         return rc;
-    write_prompt(g, &traj, &prompt, w);
+    write_prompt(g, &j, &prompt, w);
     gd_prompt_free(&prompt);
     return GD_OK;
 }

@@ -55,6 +55,18 @@ static void put_text(struct assembly *s, struct gd_str text)
     s->rc = encode_text(s, text, s->ids);
 }
 
+/* The part of before_body that does not depend on the body goes to the prefix: up to the last cut
+ * with a character of before_body behind it. */
+static void put_head(struct assembly *s)
+{
+    struct gd_str *before = &s->p->before_body;
+    const size_t cut = gd_tokenizer_cut(s->t, *before, before->len);
+    if (cut == 0)
+        return;
+    put_text(s, (struct gd_str){before->ptr, cut});
+    *before = (struct gd_str){before->ptr + cut, before->len - cut};
+}
+
 static void keep(struct assembly *s, struct gd_str *out)
 {
     if (s->rc == GD_OK && s->text.failed)
@@ -117,6 +129,7 @@ static void bind_llama3(struct assembly *s, struct gd_str before, struct gd_str 
         put_marker(s, GD_STR("<|eot_id|>"));
     }
     put_llama3_header(s, GD_STR("user"));
+    put_head(s);
     keep(s, &p->prefix_text);
     s->ids = &p->suffix_ids;
     put_marker(s, GD_STR("<|eot_id|>"));
@@ -141,6 +154,7 @@ static void bind_chatml(struct assembly *s, struct gd_str before, struct gd_str 
         put_text(s, GD_STR("\n"));
     }
     put_marker(s, GD_STR("<|im_start|>"));
+    put_head(s);
     keep(s, &p->prefix_text);
     s->ids = &p->suffix_ids;
     put_marker(s, GD_STR("<|im_end|>"));
@@ -159,6 +173,7 @@ static void bind_none(struct assembly *s, struct gd_str before, struct gd_str af
     *tail = p->after_body;
     if (p->bos.len > 0)
         put_marker(s, p->bos);
+    put_head(s);
     keep(s, &p->prefix_text);
     p->suffix_text = (struct gd_str){"", 0};
 }
@@ -201,12 +216,24 @@ static int bind_choices(struct assembly *s, struct gd_str tail)
     return rc;
 }
 
+/* Tokens are text after the normaliser, so its bytes are counted in tokens too. */
+static int measure_after(struct assembly *s)
+{
+    struct gd_ids ids = {NULL, 0, 0};
+    const int rc = encode_text(s, s->p->after_body, &ids);
+    s->p->after_bytes = 0;
+    for (size_t i = 0; i < ids.len; i++)
+        s->p->after_bytes += gd_tokenizer_bytes(s->t, ids.data[i]);
+    gd_ids_free(&ids);
+    return rc;
+}
+
 int gd_policy_bind(struct gd_policy *p, struct gd_str before, struct gd_str after,
                    const struct gd_tokenizer *t, struct gd_err *err)
 {
     struct assembly s = {.p = p, .t = t, .err = err, .ids = &p->prefix_ids};
     struct gd_str tail = {"", 0};
-    gd_buf_init(&s.text, 2 * GD_POLICY_TEMPLATE_BYTES_MAX);
+    gd_buf_init(&s.text, 4 * GD_POLICY_TEMPLATE_BYTES_MAX); /* a template and a system turn */
     switch (p->chat) {
     case GD_CHAT_LLAMA3:
         bind_llama3(&s, before, after, &tail);
@@ -221,6 +248,8 @@ int gd_policy_bind(struct gd_policy *p, struct gd_str before, struct gd_str afte
     int rc = s.rc;
     if (rc == GD_OK)
         rc = bind_choices(&s, tail);
+    if (rc == GD_OK)
+        rc = measure_after(&s);
     gd_buf_free(&s.text);
     if (rc == GD_ENOMEM)
         return gd_err_set(err, GD_ENOMEM, "not enough memory for the policy");

@@ -5,7 +5,7 @@
 
 #include "guardian/policy.h"
 
-/* Fills before_body, after_body, prefix_*, suffix_* from the template's two halves and the chat
+/* Fills before_body, after_body, after_bytes, prefix_*, suffix_* from the template's two halves and the chat
  * format, and binds every choice to its token. GD_EPOLICY, GD_ENOMEM, GD_ELIMIT. */
 int gd_policy_bind(struct gd_policy *p, struct gd_str before, struct gd_str after,
                    const struct gd_tokenizer *t, struct gd_err *err);

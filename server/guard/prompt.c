@@ -3,7 +3,11 @@
  * The ids are the policy's prefix, then the encoding of one text (template, body, template) with
  * specials off, then the policy's suffix. A body that does not fit is rendered again with more and
  * more of its oldest events left out; the number of events is searched by halving, so that the
- * sizes encoded shrink with every step. */
+ * sizes encoded shrink with every step.
+ *
+ * While a trajectory grows, its prompts share their first ids: at least those of the pieces before
+ * the one that the body's last line break is in, for only that piece is another where text follows
+ * the body. With the tokenizers at hand these are n_keep ids or one less (tests/test_prompt.c). */
 #include "guardian/prompt.h"
 
 #include "render.h"
@@ -35,6 +39,19 @@ static int push_all(struct gd_ids *to, const struct gd_ids *from)
     return rc;
 }
 
+/* The ids that hold nothing after the body: from the end go tokens with as many bytes as after_body
+ * has in tokens. That is exact because the body ends with a line break, which no normaliser joins
+ * with what follows. */
+static uint32_t count_kept(const struct builder *b)
+{
+    const struct gd_ids *ids = &b->out->ids;
+    size_t n = ids->len;
+    size_t bytes = 0;
+    while (bytes < b->p->after_bytes && n > b->p->prefix_ids.len)
+        bytes += gd_tokenizer_bytes(b->t, ids->data[--n]);
+    return (uint32_t)n;
+}
+
 /* Renders and encodes with n events left out from index first on. */
 static int attempt(struct builder *b, uint32_t first, uint32_t n)
 {
@@ -57,6 +74,8 @@ static int attempt(struct builder *b, uint32_t first, uint32_t n)
     if (rc != GD_OK)
         return gd_err_set(b->err, rc, "the prompt could not be encoded: %s", gd_status_message(rc));
     rc = check_ids(b, p->prefix_ids.len);
+    out->n_shared = (uint32_t)p->prefix_ids.len;
+    out->n_keep = count_kept(b);
     if (rc == GD_OK)
         rc = push_all(&out->ids, &p->suffix_ids);
     gd_buf_str(&out->text, p->suffix_text);

@@ -1,136 +1,203 @@
-/* batch.c - the items of a batch, judged on several threads at once so that the engine can pack
- * them together.
+/* batch.c - /v1/guard/batch: many requests, one answer.
  *
- * A fixed pool of workers serves all batches. The thread that brings a batch works on its items
- * too, so a batch makes progress even when every worker is busy with others. A job lives on its
- * caller's stack: it leaves the list when its last item is taken, and its caller returns when its
- * last item is done. Each item has an arena of its own. */
+ * All items are begun before the first is finished, so that the engine has them together: it packs
+ * them into steps and computes once what they share. They are finished, and told, in order: as
+ * elements of one list, or as lines that are sent one by one. An item lives in an arena of its own
+ * from its begin to its finish. When the client leaves, what was begun is canceled. */
 #include "guardian/service.h"
 
-#include <pthread.h>
+#include <string.h>
 
-struct job {
-    struct job *next;
+struct item {
+    struct gd_arena arena;
+    struct gd_pending pending;
+    struct gd_err err; /* code 0: it was begun */
+};
+
+struct batch {
     struct gd_guard *guard;
-    struct gd_batch_item *items;
-    size_t n_items, taken, done;
+    struct gd_http_response *resp;
+    struct item *items;
+    uint32_t n_items, n_finished;
+    bool lines;
+    struct gd_json_writer list; /* on resp->body; not for lines */
 };
 
-struct gd_batch_pool {
-    pthread_mutex_t lock;
-    pthread_cond_t work, finished;
-    struct job *first; /* jobs with items that nobody has taken */
-    bool stopping;
-    pthread_t threads[GD_HTTP_BATCH_WORKERS];
-    uint32_t n_threads;
-};
-
-static void unlink_job(struct gd_batch_pool *p, const struct job *j)
+/* The array of a batch: the body itself or its member `items`. NULL with the answer set when there
+ * is none. */
+static const struct gd_json *batch_array(const struct gd_json *root, struct gd_http_response *resp)
 {
-    for (struct job **at = &p->first; *at != NULL; at = &(*at)->next) {
-        if (*at == j) {
-            *at = j->next;
-            return;
+    const struct gd_json *array = root;
+    uint32_t n_named = 0;
+    if (gd_json_is(root, GD_JSON_OBJECT)) {
+        array = gd_json_get(root, "items");
+        for (const struct gd_json *m = root->child; m != NULL; m = m->next) {
+            n_named += gd_str_eqz(m->key, "items") ? 1 : 0;
+        }
+    }
+    if (!gd_json_is(array, GD_JSON_ARRAY) || n_named > 1) {
+        gd_reply_fail(resp, 422, gd_status_wire(GD_EFIELD), "items",
+                      "a batch is an array of requests, or an object with one such member 'items'");
+        return NULL;
+    }
+    if (array->n_children == 0 || array->n_children > GD_BATCH_ITEMS_MAX) {
+        char message[128];
+        snprintf(message, sizeof(message), "field 'items' must have 1 to %d elements, has %u",
+                 GD_BATCH_ITEMS_MAX, (unsigned)array->n_children);
+        bool empty = array->n_children == 0;
+        gd_reply_fail(resp, empty ? 422 : 413, gd_status_wire(empty ? GD_EFIELD : GD_ELIMIT),
+                      "items", message);
+        return NULL;
+    }
+    return array;
+}
+
+static void begin_items(struct batch *b, const struct gd_json *array)
+{
+    for (const struct gd_json *v = array->child; v != NULL; v = v->next) {
+        struct item *it = &b->items[b->n_items++];
+        gd_arena_init(&it->arena, GD_REQUEST_ARENA_BYTES);
+        it->err.code =
+            gd_guard_begin(b->guard, &it->arena, v, &b->resp->caller, &it->pending, &it->err);
+        if (it->err.code != 0) {
+            gd_arena_free(&it->arena);
         }
     }
 }
 
-/* Takes one item of j with the lock held; the lock is free while the item is judged. */
-static void judge_next(struct gd_batch_pool *p, struct job *j)
+/* Waits for the next item; its verdict is in *j when the result is 0. */
+static int finish_next(struct batch *b, struct gd_judgement *j)
 {
-    struct gd_batch_item *item = &j->items[j->taken++];
-    if (j->taken == j->n_items) {
-        unlink_job(p, j);
+    struct item *it = &b->items[b->n_finished++];
+    if (it->err.code == 0) {
+        it->err.code = gd_guard_finish(b->guard, &it->pending, &b->resp->caller, j, &it->err);
     }
-    pthread_mutex_unlock(&p->lock);
+    return it->err.code;
+}
 
+static void write_item(const struct batch *b, uint32_t index, const struct gd_judgement *j,
+                       struct gd_json_writer *w)
+{
+    const struct gd_err *err = &b->items[index].err;
+    if (err->code == 0) {
+        gd_judgement_write(b->guard, j, w);
+        return;
+    }
+    gd_jw_object(w);
+    gd_jw_key(w, "error");
+    gd_reply_err_write(w, err);
+    gd_jw_key(w, "index");
+    gd_jw_i64(w, index);
+    gd_jw_object_end(w);
+}
+
+/* False when the client has left. */
+static bool send_line(struct batch *b, uint32_t index, const struct gd_judgement *j)
+{
+    struct gd_buf line;
+    struct gd_json_writer w;
+    gd_buf_init(&line, GD_HTTP_ANSWER_BYTES_MAX);
+    gd_json_writer_init(&w, &line);
+    write_item(b, index, j, &w);
+    if (line.failed != 0) {
+        int rc = line.failed;
+        gd_buf_free(&line);
+        gd_buf_init(&line, GD_HTTP_ANSWER_BYTES_MAX);
+        gd_json_writer_init(&w, &line);
+        b->items[index].err.code = GD_EINTERNAL;
+        snprintf(b->items[index].err.msg, sizeof(b->items[index].err.msg),
+                 "the answer could not be written: %s", gd_status_message(rc));
+        write_item(b, index, j, &w);
+    }
+    gd_buf_z(&line, "\n");
+    bool sent = line.failed == 0 && b->resp->send(b->resp, line.data, line.len);
+    gd_buf_free(&line);
+    return sent;
+}
+
+/* Finishes one item and tells it; false when the client has left. The text of the judgement may
+ * stand in the item's arena, which is let go last. */
+static bool tell_next(struct batch *b)
+{
+    struct gd_judgement j;
+    const uint32_t index = b->n_finished;
+    struct item *it = &b->items[index];
+    int rc = finish_next(b, &j);
+    bool there = rc != GD_ECANCELED;
+    if (there && b->lines) {
+        there = send_line(b, index, &j);
+    } else if (there) {
+        write_item(b, index, &j, &b->list);
+    }
+    if (there && it->err.code == 0) {
+        gd_stats_judgement(&j);
+    } else if (there) {
+        b->resp->n_item_errors++;
+        gd_stats_item_error();
+    }
+    gd_arena_free(&it->arena);
+    return there;
+}
+
+static void cancel_rest(struct batch *b)
+{
+    const struct gd_err gone = {.code = GD_ECANCELED};
+    for (; b->n_finished < b->n_items; b->n_finished++) {
+        struct item *it = &b->items[b->n_finished];
+        if (it->err.code == 0) {
+            gd_guard_cancel(b->guard, &it->pending);
+            gd_arena_free(&it->arena);
+        }
+    }
+    gd_reply_err(b->resp, &gone);
+}
+
+static void run(struct batch *b, const struct gd_json *array)
+{
+    bool there = true;
+    begin_items(b, array);
+    b->resp->n_items = b->n_items;
+    if (b->lines) {
+        b->resp->status = 200;
+        b->resp->content_type = "application/x-ndjson";
+    } else {
+        gd_json_writer_init(&b->list, &b->resp->body);
+        gd_jw_object(&b->list);
+        gd_jw_put_str(&b->list, "object", "list");
+        gd_jw_key(&b->list, "data");
+        gd_jw_array(&b->list);
+    }
+    while (there && b->n_finished < b->n_items) {
+        there = tell_next(b);
+    }
+    if (!there) {
+        cancel_rest(b);
+    } else if (!b->lines) {
+        gd_jw_array_end(&b->list);
+        gd_jw_object_end(&b->list);
+        gd_reply_json(b->resp, 200, &b->list);
+    }
+}
+
+void gd_batch_handle(struct gd_service *s, const struct gd_http_request *req,
+                     struct gd_http_response *resp)
+{
+    struct batch b = {.guard = atomic_load(&s->guard), .resp = resp};
     struct gd_arena arena;
     gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
-    item->err.code = 0;
-    int rc = gd_guard_judge(j->guard, &arena, item->request, &item->judgement, &item->err);
-    if (rc != 0) {
-        item->err.code = rc;
+    const struct gd_json *root = gd_reply_parse(&arena, req, resp);
+    const struct gd_json *array = root != NULL ? batch_array(root, resp) : NULL;
+    if (array == NULL) {
+        goto done;
     }
+    b.items = calloc(array->n_children, sizeof(*b.items));
+    if (b.items == NULL) {
+        gd_reply_fail(resp, 503, gd_status_wire(GD_ENOMEM), NULL, gd_status_message(GD_ENOMEM));
+        goto done;
+    }
+    b.lines = gd_accept_prefers(req, "application/x-ndjson", "application/json");
+    run(&b, array);
+done:
+    free(b.items);
     gd_arena_free(&arena);
-
-    pthread_mutex_lock(&p->lock);
-    j->done++;
-    if (j->done == j->n_items) {
-        pthread_cond_broadcast(&p->finished);
-    }
-}
-
-static void *worker_main(void *ctx)
-{
-    struct gd_batch_pool *p = ctx;
-    pthread_mutex_lock(&p->lock);
-    while (!p->stopping) {
-        if (p->first != NULL) {
-            judge_next(p, p->first);
-        } else {
-            pthread_cond_wait(&p->work, &p->lock);
-        }
-    }
-    pthread_mutex_unlock(&p->lock);
-    return NULL;
-}
-
-void gd_batch_pool_run(struct gd_batch_pool *p, struct gd_guard *g, struct gd_batch_item *items,
-                       size_t n_items)
-{
-    struct job j = {.guard = g, .items = items, .n_items = n_items};
-    if (n_items == 0) {
-        return;
-    }
-    pthread_mutex_lock(&p->lock);
-    struct job **last = &p->first;
-    while (*last != NULL) {
-        last = &(*last)->next;
-    }
-    *last = &j;
-    pthread_cond_broadcast(&p->work);
-    while (j.taken < j.n_items) {
-        judge_next(p, &j);
-    }
-    while (j.done < j.n_items) {
-        pthread_cond_wait(&p->finished, &p->lock);
-    }
-    pthread_mutex_unlock(&p->lock);
-}
-
-int gd_batch_pool_open(struct gd_batch_pool **out, struct gd_err *err)
-{
-    struct gd_batch_pool *p = calloc(1, sizeof(*p));
-    if (p == NULL) {
-        return gd_err_set(err, GD_ENOMEM, "no memory for the batch workers");
-    }
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->work, NULL);
-    pthread_cond_init(&p->finished, NULL);
-    for (; p->n_threads < GD_HTTP_BATCH_WORKERS; p->n_threads++) {
-        if (pthread_create(&p->threads[p->n_threads], NULL, worker_main, p) != 0) {
-            gd_batch_pool_close(p);
-            return gd_err_set(err, GD_ENOMEM, "a batch worker thread could not be started");
-        }
-    }
-    *out = p;
-    return 0;
-}
-
-void gd_batch_pool_close(struct gd_batch_pool *p)
-{
-    if (p == NULL) {
-        return;
-    }
-    pthread_mutex_lock(&p->lock);
-    p->stopping = true;
-    pthread_cond_broadcast(&p->work);
-    pthread_mutex_unlock(&p->lock);
-    for (uint32_t i = 0; i < p->n_threads; i++) {
-        pthread_join(p->threads[i], NULL);
-    }
-    pthread_cond_destroy(&p->finished);
-    pthread_cond_destroy(&p->work);
-    pthread_mutex_destroy(&p->lock);
-    free(p);
 }

@@ -2,8 +2,8 @@
  *
  * One thread per connection, as many threads as connections. Every request is answered in
  * begin_request, so the library serves no file, runs no script, upgrades nothing: head -> gate ->
- * route -> admission -> body -> handler -> one write. Whatever is answered before its body was read
- * ends the connection.
+ * route -> admission -> body -> handler -> answer, in one write or sent in parts by the handler.
+ * Whatever is answered before its body was read ends the connection.
  *
  * The library parses a head in place: it puts zero bytes over separators and shows pointers into
  * the buffer. From the gaps between these pointers we see what it does not tell: bytes before the
@@ -18,7 +18,11 @@
 #include <errno.h>
 #include <stdalign.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+
+#define CLIENT_LEFT 499
+#define NICE_STEP 5 /* by which HTTP threads stand back behind the engine's */
 
 _Static_assert(MG_MAX_HEADERS == GD_HTTP_HEADERS_MAX + 1, "the header limit follows the library");
 
@@ -92,15 +96,19 @@ static void read_head(const struct mg_request_info *ri, struct gd_http_request *
 
 /* What one request needs from its start until its answer is written. */
 struct exchange {
+    struct gd_service *service;
+    struct mg_connection *conn;
     struct gd_http_request req;
     struct gd_http_response resp;
     struct gd_gate gate;
     int route;
     bool admitted;
+    bool priming;  /* sent by prime.c */
     size_t held;   /* body bytes counted at admission */
     size_t unread; /* body bytes that the client may still send */
     char *body;
     struct gd_watch_entry watch;
+    int64_t send_ms; /* that writes have taken */
 };
 
 static void fail_gate(struct exchange *x)
@@ -118,7 +126,7 @@ static bool method_fits(const struct gd_route *route, const char *method)
 }
 
 /* Everything that can be said from the head alone; true when the request goes on. */
-static bool pass_head(struct gd_service *s, struct exchange *x)
+static bool pass_head(struct exchange *x)
 {
     gd_gate_framing(&x->req, &x->gate);
     if (x->gate.status != 0) {
@@ -144,7 +152,7 @@ static bool pass_head(struct gd_service *s, struct exchange *x)
     }
     if (route->work) {
         x->held = x->gate.content_length;
-        x->admitted = gd_service_enter(s, x->held, &x->resp);
+        x->admitted = gd_service_enter(x->service, x->held, &x->resp);
         return x->admitted;
     }
     return true;
@@ -152,19 +160,20 @@ static bool pass_head(struct gd_service *s, struct exchange *x)
 
 /* mg_read returns less than was asked when the client closed, when nothing came for a time, and
  * when the watchdog cut the connection. False with the answer set when the body is not there. */
-static bool read_body(struct gd_service *s, struct mg_connection *conn, struct exchange *x)
+static bool read_body(struct exchange *x)
 {
     size_t len = x->gate.content_length;
     x->body = malloc(len + 1);
     if (x->body == NULL) {
         gd_reply_fail(&x->resp, 503, gd_status_wire(GD_ENOMEM), NULL, gd_status_message(GD_ENOMEM));
+        gd_stats_reject(GD_REJECT_MEMORY);
         return false;
     }
-    gd_watch_begin(s->watch, &x->watch);
-    int k = len > 0 ? mg_read(conn, x->body, len) : 0;
-    bool in_time = gd_watch_end(s->watch, &x->watch);
+    gd_watch_begin(x->service->watch, &x->watch, GD_HTTP_BODY_MS_MAX, false);
+    int k = len > 0 ? mg_read(x->conn, x->body, len) : 0;
+    bool in_time = gd_watch_end(x->service->watch, &x->watch);
     x->unread = 0;
-    if (k >= 0 && (size_t)k == len) {
+    if (in_time && k >= 0 && (size_t)k == len) {
         x->body[len] = '\0';
         x->req.body = (struct gd_str){x->body, len};
         return true;
@@ -180,53 +189,39 @@ static bool read_body(struct gd_service *s, struct mg_connection *conn, struct e
     return false;
 }
 
-static void serve(struct gd_service *s, struct mg_connection *conn, struct exchange *x)
+static void serve(struct exchange *x)
 {
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
-    if (!pass_head(s, x)) {
+    if (!pass_head(x)) {
         return;
     }
     const struct gd_route *route = gd_route_at(x->route);
     if (route->post) {
         if (x->gate.expect_continue) {
-            mg_write(conn, go_on, sizeof(go_on) - 1);
+            mg_write(x->conn, go_on, sizeof(go_on) - 1);
         }
-        if (!read_body(s, conn, x)) {
+        if (!read_body(x)) {
             return;
         }
     }
-    route->handle(s, &x->req, &x->resp);
+    route->handle(x->service, &x->req, &x->resp);
 }
 
 /* Reads off what a refused request still sends, so that closing does not wipe the answer from the
  * client's side. */
-static void discard(struct gd_service *s, struct mg_connection *conn, struct exchange *x)
+static void discard(struct exchange *x)
 {
     char sink[8192];
     bool more = true;
     size_t left = x->unread < GD_HTTP_DISCARD_BYTES_MAX ? x->unread : GD_HTTP_DISCARD_BYTES_MAX;
-    gd_watch_begin(s->watch, &x->watch);
+    gd_watch_begin(x->service->watch, &x->watch, GD_HTTP_BODY_MS_MAX, false);
     while (left > 0 && more) {
         size_t want = left < sizeof(sink) ? left : sizeof(sink);
-        int k = mg_read(conn, sink, want);
+        int k = mg_read(x->conn, sink, want);
         more = k >= 0 && (size_t)k == want;
         left -= want;
     }
-    gd_watch_end(s->watch, &x->watch);
-}
-
-static void answer(struct mg_connection *conn, const struct exchange *x, double total_ms)
-{
-    struct gd_buf out;
-    gd_buf_init(&out, GD_HTTP_ANSWER_BYTES_MAX + GD_HTTP_HEADER_BYTES_MAX);
-    gd_reply_head(&x->req, &x->resp, total_ms, &out);
-    if (strcmp(x->req.method, "HEAD") != 0) {
-        gd_buf_add(&out, x->resp.body.data, x->resp.body.len);
-    }
-    if (out.failed == 0) {
-        mg_write(conn, out.data, out.len);
-    }
-    gd_buf_free(&out);
+    gd_watch_end(x->service->watch, &x->watch);
 }
 
 static bool too_many_connections(struct gd_service *s)
@@ -234,47 +229,144 @@ static bool too_many_connections(struct gd_service *s)
     return atomic_load(&s->connections) > GD_HTTP_CONNECTIONS_MAX * 3 / 4;
 }
 
+static void decide_close(struct exchange *x)
+{
+    x->resp.close = x->resp.close || x->gate.client_closes || x->unread > 0 ||
+                    atomic_load(&x->service->draining) ||
+                    (too_many_connections(x->service) && !x->priming);
+}
+
+static bool client_gone(void *ctx)
+{
+    struct exchange *x = ctx;
+    return gd_watch_gone(&x->watch);
+}
+
+/* One write; the client is gone when not all of it could be sent, in the time that is left to the
+ * answer. */
+static void transmit(struct exchange *x, const struct gd_buf *out)
+{
+    const int64_t start_ns = gd_now_ns();
+    int sent = -1;
+    if (out->failed == 0) {
+        gd_watch_begin(x->service->watch, &x->watch, GD_HTTP_SEND_MS_MAX - x->send_ms, true);
+        sent = mg_write(x->conn, out->data, out->len);
+        gd_watch_end(x->service->watch, &x->watch);
+    }
+    x->send_ms += (gd_now_ns() - start_ns) / 1000000;
+    x->watch.gone = sent < 0 || (size_t)sent != out->len;
+}
+
+/* One part is one chunk and one write, so that it leaves at once. */
+static bool send_part(struct gd_http_response *resp, const char *p, size_t n)
+{
+    struct exchange *x = resp->ctx;
+    struct gd_buf out;
+    if (x->watch.gone || n == 0) {
+        return !x->watch.gone;
+    }
+    gd_buf_init(&out, GD_HTTP_ANSWER_BYTES_MAX + GD_HTTP_HEADER_BYTES_MAX);
+    if (!resp->streamed) {
+        decide_close(x);
+        resp->streamed = true;
+        resp->chunked = strcmp(x->req.version, "1.1") == 0;
+        gd_reply_head(&x->req, resp, 0.0, &out);
+    }
+    if (resp->chunked) {
+        gd_buf_fmt(&out, "%zx\r\n", n);
+    }
+    gd_buf_add(&out, p, n);
+    if (resp->chunked) {
+        gd_buf_z(&out, "\r\n");
+    }
+    transmit(x, &out);
+    resp->n_sent += x->watch.gone ? 0 : n;
+    gd_buf_free(&out);
+    return !x->watch.gone;
+}
+
+static void answer(struct exchange *x, double total_ms)
+{
+    static const char last_chunk[] = "0\r\n\r\n";
+    struct gd_buf out;
+    if (x->resp.status == CLIENT_LEFT) {
+        return;
+    }
+    gd_buf_init(&out, GD_HTTP_ANSWER_BYTES_MAX + GD_HTTP_HEADER_BYTES_MAX);
+    if (!x->resp.streamed) {
+        gd_reply_head(&x->req, &x->resp, total_ms, &out);
+    } else if (x->resp.chunked) {
+        gd_buf_z(&out, last_chunk);
+    }
+    if (!x->resp.streamed && strcmp(x->req.method, "HEAD") != 0) {
+        gd_buf_add(&out, x->resp.body.data, x->resp.body.len);
+    }
+    if (out.len > 0) {
+        transmit(x, &out);
+    }
+    gd_buf_free(&out);
+}
+
+static void finish(struct exchange *x)
+{
+    if (!x->resp.streamed) {
+        decide_close(x);
+    }
+    if (x->resp.status == CLIENT_LEFT) {
+        x->resp.close = true;
+    } else if (x->resp.status == 503 || x->resp.status == 429) {
+        x->resp.retry_after_s = gd_service_retry_after(x->service);
+    }
+    if (x->resp.close) {
+        mg_disable_connection_keep_alive(x->conn);
+    }
+    double total_ms = (double)(gd_now_ns() - x->req.start_ns) / 1e6;
+    if (!x->priming) {
+        gd_stats_request(x->route, x->resp.status, total_ms);
+    }
+    answer(x, total_ms);
+    if (x->watch.gone) {
+        mg_disable_connection_keep_alive(x->conn); /* the answer may have been cut short */
+    }
+    if (x->admitted) {
+        gd_service_leave(x->service, x->held);
+    }
+    if (x->unread > 0 && !x->gate.expect_continue) {
+        discard(x);
+    }
+    if (!x->priming) {
+        gd_reply_log(&x->req, &x->resp, total_ms);
+    }
+}
+
 static int on_request(struct mg_connection *conn)
 {
     const struct mg_request_info *ri = mg_get_request_info(conn);
     struct gd_http *h = ri->user_data;
-    struct gd_service *s = &h->service;
     struct exchange *x = calloc(1, sizeof(*x));
     if (x == NULL) {
         mg_disable_connection_keep_alive(conn);
         return 503; /* without an answer: there is no memory for one */
     }
-    x->resp.queue_ms = -1.0;
-    x->resp.status = 500;
-    x->resp.content_type = "application/json";
+    x->service = &h->service;
+    x->conn = conn;
+    x->resp = (struct gd_http_response){
+        .status = 500,
+        .content_type = "application/json",
+        .queue_ms = -1.0,
+        .send = send_part,
+        .ctx = x,
+        .caller = {.gone = client_gone, .ctx = x},
+    };
     x->route = -1;
     gd_buf_init(&x->resp.body, GD_HTTP_ANSWER_BYTES_MAX);
     x->watch.remote = ri->remote_addr;
     x->watch.remote_port = (uint16_t)ri->remote_port;
     x->watch.local_port = h->port;
     read_head(ri, &x->req);
-    serve(s, conn, x);
-
-    bool priming = strcmp(x->req.id, h->prime_id) == 0;
-    x->resp.close = x->resp.close || x->gate.client_closes || x->unread > 0 ||
-                    atomic_load(&s->draining) || (too_many_connections(s) && !priming);
-    if (x->resp.close) {
-        mg_disable_connection_keep_alive(conn);
-    }
-    double total_ms = (double)(gd_now_ns() - x->req.start_ns) / 1e6;
-    if (!priming) {
-        gd_stats_request(x->route, x->resp.status, total_ms);
-    }
-    answer(conn, x, total_ms);
-    if (x->admitted) {
-        gd_service_leave(s, x->held);
-    }
-    if (x->unread > 0 && !x->gate.expect_continue) {
-        discard(s, conn, x);
-    }
-    if (!priming) {
-        gd_reply_log(&x->req, &x->resp, total_ms);
-    }
+    x->priming = strcmp(x->req.id, h->prime_id) == 0;
+    serve(x);
+    finish(x);
     int status = x->resp.status;
     gd_buf_free(&x->resp.body);
     free(x->body);
@@ -314,6 +406,17 @@ static int on_message(const struct mg_connection *conn, const char *message)
     (void)conn;
     (void)message; /* says nothing that the request log does not */
     return 1;
+}
+
+/* Worker threads stand back behind the engine's, which are as many as there are processors. On Linux
+ * the priority is the thread's own. */
+static void *on_thread(const struct mg_context *ctx, int thread_type)
+{
+    (void)ctx;
+    if (thread_type == 1) {
+        (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + NICE_STEP);
+    }
+    return NULL;
 }
 
 static int on_connect(const struct mg_connection *conn, void **data)
@@ -399,6 +502,7 @@ static int start(struct gd_http *h, const struct gd_http_options *opt, struct gd
         .begin_request = on_request,
         .http_error = on_error,
         .log_message = on_message,
+        .init_thread = on_thread,
         .init_connection = on_connect,
         .connection_closed = on_disconnect,
     };
@@ -428,6 +532,8 @@ int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct
     mg_init_library(MG_FEATURES_DEFAULT);
     rc = gd_stats_register(opt->version, err);
     if (rc == 0) {
+        h->service.queue_ms_max = opt->queue_ms_max;
+        h->service.prefix_cache = opt->prefix_cache;
         rc = gd_service_init(&h->service, opt->version, opt->model_dir, err);
     }
     if (rc == 0) {
@@ -455,7 +561,10 @@ uint16_t gd_http_port(const struct gd_http *h)
 
 void gd_http_set_guard(struct gd_http *h, struct gd_guard *g)
 {
+    struct gd_engine_stats now;
     gd_stats_model(g);
+    gd_engine_stats(gd_guard_engine(g), &now);
+    h->service.verdict_cache = now.verdict_entries > 0;
     h->service.created = (int64_t)time(NULL);
     atomic_store(&h->service.guard, g);
 }

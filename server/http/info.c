@@ -207,7 +207,8 @@ static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
     gd_jw_object_end(w);
 }
 
-static void put_limits(struct gd_json_writer *w)
+static void put_limits(struct gd_json_writer *w, const struct gd_service *s,
+                       const struct gd_engine *e, const struct gd_engine_stats *now)
 {
     gd_jw_key(w, "limits");
     gd_jw_object(w);
@@ -218,8 +219,13 @@ static void put_limits(struct gd_json_writer *w)
     gd_jw_put_i64(w, "events", GD_EVENTS_MAX);
     gd_jw_put_i64(w, "tools", GD_TOOLS_MAX);
     gd_jw_put_i64(w, "queue", GD_QUEUE_MAX);
-    gd_jw_put_i64(w, "step_tokens", GD_BATCH_TOKENS_MAX);
-    gd_jw_put_i64(w, "step_sequences", GD_BATCH_SEQS_MAX);
+    gd_jw_put_i64(w, "queue_ms_max", s->queue_ms_max);
+    if (e != NULL) {
+        gd_jw_put_i64(w, "context_tokens", gd_engine_context_max(e));
+        gd_jw_put_i64(w, "step_tokens", now->step_tokens);
+    }
+    gd_jw_put_i64(w, "step_sequences", GD_STEP_SEQS_MAX);
+    gd_jw_put_i64(w, "kv_block_tokens", GD_KV_BLOCK_TOKENS);
     gd_jw_put_i64(w, "connections", GD_HTTP_CONNECTIONS_MAX);
     gd_jw_put_i64(w, "headers", GD_HTTP_HEADERS_MAX);
     gd_jw_put_i64(w, "header_bytes", GD_HTTP_HEADER_BYTES_MAX);
@@ -228,11 +234,42 @@ static void put_limits(struct gd_json_writer *w)
     gd_jw_object_end(w);
 }
 
+static void put_cache(struct gd_json_writer *w, const struct gd_service *s,
+                      const struct gd_engine_stats *now)
+{
+    gd_jw_key(w, "cache");
+    gd_jw_object(w);
+    gd_jw_put_bool(w, "prefix", s->prefix_cache);
+    gd_jw_put_i64(w, "kv_bytes", (int64_t)now->kv_bytes);
+    gd_jw_put_i64(w, "kv_blocks", now->kv.blocks);
+    gd_jw_put_i64(w, "block_tokens", GD_KV_BLOCK_TOKENS);
+    gd_jw_put_i64(w, "blocks_used", now->kv.used);
+    gd_jw_put_i64(w, "blocks_cached", now->kv.cached);
+    gd_jw_put_i64(w, "blocks_pinned", now->kv.pinned);
+    gd_jw_put_i64(w, "evictions", (int64_t)now->kv.evictions);
+    gd_jw_put_i64(w, "verdict_entries", now->verdict_entries);
+    gd_jw_put_i64(w, "verdict_used", now->verdict_used);
+    gd_jw_object_end(w);
+}
+
+static void put_queue(struct gd_json_writer *w, const struct gd_engine *e,
+                      const struct gd_engine_stats *now)
+{
+    gd_jw_key(w, "queue");
+    gd_jw_object(w);
+    gd_jw_put_i64(w, "waiting", now->waiting);
+    gd_jw_put_i64(w, "running", now->running);
+    gd_jw_put_f64(w, "estimated_ms", gd_engine_queue_ms(e));
+    gd_jw_object_end(w);
+}
+
 void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
                   struct gd_http_response *resp)
 {
     struct gd_guard *g = atomic_load(&s->guard);
     struct gd_json_writer w;
+    struct gd_engine *e = NULL;
+    struct gd_engine_stats now = {.waiting = 0};
     const char *why = not_ready(s);
     (void)req;
     begin(&w, resp);
@@ -241,12 +278,15 @@ void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
     gd_jw_put_str(&w, "status", why == NULL ? "ready" : why);
     gd_jw_put_f64(&w, "uptime_s", (double)(gd_now_ns() - s->start_ns) / 1e9);
     if (g != NULL) {
-        const struct gd_engine *e = gd_guard_engine(g);
+        e = gd_guard_engine(g);
+        gd_engine_stats(e, &now);
         put_model(&w, s, gd_engine_model(e));
         put_backend(&w, gd_engine_model(e), gd_engine_backend(e));
         put_policy(&w, gd_guard_policy(g));
+        put_cache(&w, s, &now);
+        put_queue(&w, e, &now);
     }
-    put_limits(&w);
+    put_limits(&w, s, e, &now);
     put_labels(&w, "labels", g != NULL ? gd_guard_policy(g) : NULL);
     end(&w, resp, 200);
 }

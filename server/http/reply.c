@@ -87,6 +87,19 @@ void gd_reply_json(struct gd_http_response *resp, int status, struct gd_json_wri
     resp->content_type = "application/json";
 }
 
+const struct gd_json *gd_reply_parse(struct gd_arena *a, const struct gd_http_request *req,
+                                     struct gd_http_response *resp)
+{
+    const struct gd_json *root = NULL;
+    struct gd_err err = {0};
+    int rc = gd_json_parse(a, req->body, &GD_JSON_REQUEST_LIMITS, &root, &err);
+    if (rc != 0) {
+        gd_reply_err(resp, &err);
+        return NULL;
+    }
+    return root;
+}
+
 static const char *reason_of(int status)
 {
     static const struct {
@@ -131,24 +144,35 @@ void gd_reply_head(const struct gd_http_request *req, const struct gd_http_respo
     gd_buf_fmt(out, "HTTP/1.1 %d %s\r\n", resp->status, reason_of(resp->status));
     gd_buf_fmt(out, "Date: %s\r\n", date);
     gd_buf_fmt(out, "Content-Type: %s\r\n", resp->content_type);
-    gd_buf_fmt(out, "Content-Length: %zu\r\n", resp->body.len);
+    if (resp->chunked) {
+        gd_buf_z(out, "Transfer-Encoding: chunked\r\n");
+    } else if (!resp->streamed) {
+        gd_buf_fmt(out, "Content-Length: %zu\r\n", resp->body.len);
+    }
     gd_buf_z(out, "Cache-Control: no-store\r\n");
     gd_buf_fmt(out, "Connection: %s\r\n", resp->close ? "close" : "keep-alive");
     if (resp->allow != NULL) {
         gd_buf_fmt(out, "Allow: %s\r\n", resp->allow);
     }
     if (resp->status == 503 || resp->status == 429) {
-        gd_buf_z(out, "Retry-After: 1\r\n");
+        gd_buf_fmt(out, "Retry-After: %u\r\n",
+                   resp->retry_after_s > 0 ? (unsigned)resp->retry_after_s : 1u);
     }
     gd_buf_fmt(out, "x-request-id: %s\r\n", req->id);
     if (resp->has_judgement) {
         gd_buf_fmt(out, "x-guard-id: %s\r\n", resp->judgement.id);
     }
+    if (resp->has_judgement && resp->cache != NULL) {
+        gd_buf_fmt(out, "X-Cache: %s\r\n", resp->cache);
+    }
     if (resp->queue_ms >= 0.0) {
         gd_buf_fmt(out, "x-queue-time: %.3f\r\n", resp->queue_ms);
         gd_buf_fmt(out, "x-inference-time: %.3f\r\n", resp->inference_ms);
     }
-    gd_buf_fmt(out, "x-total-time: %.3f\r\n\r\n", total_ms);
+    if (!resp->streamed) {
+        gd_buf_fmt(out, "x-total-time: %.3f\r\n", total_ms);
+    }
+    gd_buf_z(out, "\r\n");
 }
 
 static bool is_sane_id(const char *s)
@@ -189,6 +213,7 @@ static size_t log_judgement(struct gd_log_field *f, const struct gd_judgement *j
     f[n++] = GD_LOG_I64("events", j->events);
     f[n++] = GD_LOG_I64("prompt_tokens", j->tokens);
     f[n++] = GD_LOG_I64("cached_tokens", j->cached_tokens);
+    f[n++] = GD_LOG_BOOL("cache_hit", j->cache_hit);
     f[n++] = GD_LOG_BOOL("truncated", j->truncated);
     return n;
 }
@@ -202,7 +227,7 @@ static double rounded(double ms)
 void gd_reply_log(const struct gd_http_request *req, const struct gd_http_response *resp,
                   double total_ms)
 {
-    struct gd_log_field f[24];
+    struct gd_log_field f[32];
     size_t n = 0;
     const char *path = req->path != NULL ? req->path : "";
     f[n++] = GD_LOG_Z("request_id", req->id);
@@ -211,7 +236,7 @@ void gd_reply_log(const struct gd_http_request *req, const struct gd_http_respon
     f[n++] = GD_LOG_STR("path", ((struct gd_str){path, strnlen(path, 128)}));
     f[n++] = GD_LOG_I64("status", resp->status);
     f[n++] = GD_LOG_I64("bytes_in", (int64_t)req->body.len);
-    f[n++] = GD_LOG_I64("bytes_out", (int64_t)resp->body.len);
+    f[n++] = GD_LOG_I64("bytes_out", (int64_t)(resp->streamed ? resp->n_sent : resp->body.len));
     f[n++] = GD_LOG_F64("total_ms", rounded(total_ms));
     if (resp->queue_ms >= 0.0) {
         f[n++] = GD_LOG_F64("queue_ms", rounded(resp->queue_ms));

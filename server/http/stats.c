@@ -9,9 +9,13 @@
 
 #define MAX_ROUTES 32
 
-static const char *const CODES[] = {"200", "400", "401", "404", "405", "408", "411", "413",  "415",
-                                    "417", "422", "429", "431", "500", "503", "504", "other"};
+static const char *const CODES[] = {"200", "400", "401", "404", "405", "408",
+                                    "411", "413", "415", "417", "422", "429",
+                                    "431", "499", "500", "503", "504", "other"};
 static const char *const ACTIONS[] = {"error", "block", "review", "allow"};
+static const char *const REASONS[GD_REJECT_COUNT] = {
+    "queue_full", "queue_time", "deadline", "too_large", "memory", "draining", "loading"};
+static const char *const BLOCK_STATES[] = {"used", "cached", "free"};
 static const char *routes[MAX_ROUTES]; /* the paths, then "none" */
 static const char *labels[GD_LABEL_COUNT];
 static char model_text[3][128]; /* version, back end, policy */
@@ -19,10 +23,13 @@ static const char *const model_values[3] = {model_text[0], model_text[1], model_
 
 /* Ids of the families; -1 before registration, which the registry ignores. */
 static int requests = -1, request_duration = -1, verdicts = -1, item_errors = -1;
-static int prompt_tokens = -1, cached_tokens = -1, truncated = -1;
+static int prompt_tokens = -1, truncated = -1, canceled = -1, rejected = -1;
 static int queue_duration = -1, tokenize_duration = -1, inference_duration = -1;
 static int in_flight = -1, connections = -1, ready = -1, resident = -1, uptime = -1;
 static int waiting = -1, running = -1, steps = -1, sequences = -1, tokens = -1, failures = -1;
+static int given_up = -1, queue_seconds = -1, batch_size = -1, batch_tokens = -1;
+static int query_tokens = -1, hit_tokens = -1, kv_usage = -1, kv_blocks = -1, evictions = -1;
+static int verdict_hits = -1, verdict_misses = -1, verdict_entries = -1;
 
 struct plain_family {
     int *id;
@@ -35,8 +42,8 @@ static const struct plain_family PLAIN[] = {
      "Items of batches that got an error instead of a verdict."},
     {&prompt_tokens, GD_METRIC_COUNTER, "guardian_prompt_tokens_total",
      "Tokens of judged prompts."},
-    {&cached_tokens, GD_METRIC_COUNTER, "guardian_prefix_cache_hit_tokens_total",
-     "Tokens of judged prompts that were not computed again."},
+    {&canceled, GD_METRIC_COUNTER, "guardian_requests_canceled_total",
+     "Requests whose client left before there was an answer."},
     {&truncated, GD_METRIC_COUNTER, "guardian_context_truncated_total",
      "Verdicts on a trajectory that had to be shortened."},
     {&request_duration, GD_METRIC_HISTOGRAM, "guardian_request_duration_seconds",
@@ -46,7 +53,7 @@ static const struct plain_family PLAIN[] = {
     {&tokenize_duration, GD_METRIC_HISTOGRAM, "guardian_tokenize_duration_seconds",
      "Parsing, rendering and encoding."},
     {&inference_duration, GD_METRIC_HISTOGRAM, "guardian_inference_duration_seconds",
-     "The forward pass."},
+     "From the first step of a prompt to its score."},
     {&in_flight, GD_METRIC_GAUGE, "guardian_requests_in_flight",
      "Admitted requests that are not answered yet."},
     {&connections, GD_METRIC_GAUGE, "guardian_connections", "Open connections."},
@@ -54,12 +61,30 @@ static const struct plain_family PLAIN[] = {
     {&resident, GD_METRIC_GAUGE, "guardian_resident_bytes", "Resident memory of the process."},
     {&uptime, GD_METRIC_GAUGE, "guardian_uptime_seconds", "Seconds since the start."},
     {&waiting, GD_METRIC_GAUGE, "guardian_requests_waiting", "Prompts waiting for the engine."},
-    {&running, GD_METRIC_GAUGE, "guardian_requests_running", "Prompts in the present step."},
+    {&running, GD_METRIC_GAUGE, "guardian_requests_running",
+     "Prompts that the engine has begun and not finished."},
+    {&queue_seconds, GD_METRIC_GAUGE, "guardian_queue_seconds",
+     "Estimated time that all admitted work will take."},
     {&steps, GD_METRIC_COUNTER, "guardian_engine_steps_total", "Forward passes."},
     {&sequences, GD_METRIC_COUNTER, "guardian_engine_sequences_total", "Prompts scored."},
     {&tokens, GD_METRIC_COUNTER, "guardian_engine_tokens_total", "Tokens computed."},
     {&failures, GD_METRIC_COUNTER, "guardian_engine_failures_total",
      "Prompts that failed in the engine."},
+    {&given_up, GD_METRIC_COUNTER, "guardian_engine_canceled_total",
+     "Prompts given up because their client left."},
+    {&query_tokens, GD_METRIC_COUNTER, "guardian_prefix_cache_query_tokens_total",
+     "Tokens of scored prompts; kept scores count as none."},
+    {&hit_tokens, GD_METRIC_COUNTER, "guardian_prefix_cache_hit_tokens_total",
+     "Of these, tokens whose keys and values were in the KV cache."},
+    {&kv_usage, GD_METRIC_GAUGE, "guardian_kv_cache_usage_ratio",
+     "Blocks of the KV cache in use by prompts, or kept for good, of all."},
+    {&evictions, GD_METRIC_COUNTER, "guardian_kv_cache_evictions_total",
+     "Blocks of the KV cache that were taken from a kept prefix."},
+    {&verdict_hits, GD_METRIC_COUNTER, "guardian_verdict_cache_hits_total",
+     "Prompts whose whole score was kept."},
+    {&verdict_misses, GD_METRIC_COUNTER, "guardian_verdict_cache_misses_total",
+     "Prompts whose score was looked for and not found."},
+    {&verdict_entries, GD_METRIC_GAUGE, "guardian_verdict_cache_entries", "Scores kept."},
 };
 
 static int add(int *id, const struct gd_metric_desc *d, struct gd_err *err)
@@ -87,6 +112,35 @@ static int add_plain(struct gd_err *err)
         }
     }
     return 0;
+}
+
+/* Families of the engine that are not plain. */
+static int add_engine(struct gd_err *err)
+{
+    const struct gd_metric_desc size = {
+        .name = "guardian_batch_size",
+        .help = "Prompts in one forward pass.",
+        .type = GD_METRIC_HISTOGRAM,
+        .buckets = GD_METRIC_SIZE_BUCKETS,
+        .n_buckets = GD_METRIC_SIZE_BUCKETS_N,
+    };
+    const struct gd_metric_desc computed = {
+        .name = "guardian_batch_tokens",
+        .help = "Tokens computed in one forward pass.",
+        .type = GD_METRIC_HISTOGRAM,
+        .buckets = GD_METRIC_SIZE_BUCKETS,
+        .n_buckets = GD_METRIC_SIZE_BUCKETS_N,
+    };
+    const struct gd_metric_desc blocks = {
+        .name = "guardian_kv_cache_blocks",
+        .help = "Blocks of the KV cache: used by prompts, cached for later ones, free.",
+        .type = GD_METRIC_GAUGE,
+        .labels = {{"state", BLOCK_STATES, 3}},
+        .n_labels = 1,
+    };
+    int rc = add(&batch_size, &size, err);
+    rc = rc != 0 ? rc : add(&batch_tokens, &computed, err);
+    return rc != 0 ? rc : add(&kv_blocks, &blocks, err);
 }
 
 int gd_stats_register(const char *version, struct gd_err *err)
@@ -125,10 +179,19 @@ int gd_stats_register(const char *version, struct gd_err *err)
         .labels = {{"action", ACTIONS, 4}, {"label", labels, GD_LABEL_COUNT}},
         .n_labels = 2,
     };
+    const struct gd_metric_desc refused = {
+        .name = "guardian_rejected_total",
+        .help = "Work that was refused, at admission or by the engine, by reason.",
+        .type = GD_METRIC_COUNTER,
+        .labels = {{"reason", REASONS, GD_REJECT_COUNT}},
+        .n_labels = 1,
+    };
     int rc = add(&info, &about, err);
     rc = rc != 0 ? rc : add(&requests, &answered, err);
+    rc = rc != 0 ? rc : add(&rejected, &refused, err);
     rc = rc != 0 ? rc : add(&verdicts, &judged, err);
     rc = rc != 0 ? rc : add_plain(err);
+    rc = rc != 0 ? rc : add_engine(err);
     gd_metric_set(info, (const uint32_t[]){0}, 1.0);
     return rc;
 }
@@ -172,6 +235,10 @@ void gd_stats_request(int route, int status, double ms)
     at[1] = gd_metric_index(requests, 1, code);
     gd_metric_add(requests, at, 1);
     gd_metric_observe(request_duration, NULL, ms / 1000.0);
+    gd_metric_add(canceled, NULL, status == 499 ? 1 : 0);
+    if (status == 413) {
+        gd_stats_reject(GD_REJECT_TOO_LARGE);
+    }
 }
 
 void gd_stats_judgement(const struct gd_judgement *j)
@@ -179,7 +246,6 @@ void gd_stats_judgement(const struct gd_judgement *j)
     const uint32_t at[2] = {(uint32_t)j->verdict.action, (uint32_t)j->verdict.label};
     gd_metric_add(verdicts, at, 1);
     gd_metric_add(prompt_tokens, NULL, j->tokens);
-    gd_metric_add(cached_tokens, NULL, j->cached_tokens);
     gd_metric_add(truncated, NULL, j->truncated ? 1 : 0);
     gd_metric_observe(queue_duration, NULL, j->queue_ms / 1000.0);
     gd_metric_observe(tokenize_duration, NULL, j->tokenize_ms / 1000.0);
@@ -189,6 +255,32 @@ void gd_stats_judgement(const struct gd_judgement *j)
 void gd_stats_item_error(void)
 {
     gd_metric_add(item_errors, NULL, 1);
+}
+
+static void reject(enum gd_reject why, uint64_t n)
+{
+    gd_metric_add(rejected, (const uint32_t[]){(uint32_t)why}, n);
+}
+
+void gd_stats_reject(enum gd_reject why)
+{
+    reject(why, 1);
+}
+
+void gd_stats_step(void *ctx, const struct gd_step_info *info)
+{
+    (void)ctx;
+    gd_metric_observe(batch_size, NULL, info->n_seqs);
+    gd_metric_observe(batch_tokens, NULL, info->n_tokens);
+}
+
+static void set_blocks(const struct gd_kvcache_stats *kv)
+{
+    const uint32_t n[3] = {kv->used, kv->cached, kv->free};
+    for (uint32_t i = 0; i < 3; i++) {
+        gd_metric_set(kv_blocks, &i, n[i]);
+    }
+    gd_metric_set(kv_usage, NULL, kv->blocks > 0 ? (double)kv->used / (double)kv->blocks : 0.0);
 }
 
 /* The engine counts from its start: what is new since the last scrape is added. */
@@ -201,10 +293,21 @@ static void copy_engine(struct gd_engine *e)
     gd_engine_stats(e, &now);
     gd_metric_set(waiting, NULL, now.waiting);
     gd_metric_set(running, NULL, now.running);
+    gd_metric_set(queue_seconds, NULL, gd_engine_queue_ms(e) / 1000.0);
+    gd_metric_set(verdict_entries, NULL, now.verdict_used);
+    set_blocks(&now.kv);
     gd_metric_add(steps, NULL, now.steps - last.steps);
     gd_metric_add(sequences, NULL, now.sequences - last.sequences);
     gd_metric_add(tokens, NULL, now.tokens - last.tokens);
     gd_metric_add(failures, NULL, now.failures - last.failures);
+    gd_metric_add(given_up, NULL, now.canceled - last.canceled);
+    gd_metric_add(query_tokens, NULL, now.query_tokens - last.query_tokens);
+    gd_metric_add(hit_tokens, NULL, now.hit_tokens - last.hit_tokens);
+    gd_metric_add(evictions, NULL, now.kv.evictions - last.kv.evictions);
+    gd_metric_add(verdict_hits, NULL, now.verdict_hits - last.verdict_hits);
+    gd_metric_add(verdict_misses, NULL, now.verdict_misses - last.verdict_misses);
+    reject(GD_REJECT_QUEUE_FULL, now.refused_full - last.refused_full);
+    reject(GD_REJECT_DEADLINE, now.refused_late + now.late - last.refused_late - last.late);
     last = now;
     pthread_mutex_unlock(&lock);
 }

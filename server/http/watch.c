@@ -1,16 +1,18 @@
-/* watch.c - cuts connections whose body does not arrive in time.
+/* watch.c - cuts connections that take too long, and sees clients that have left.
  *
- * The HTTP library bounds each read but not their sum, so a client that sends a byte now and then
- * would hold a worker for as long as it likes. A body that is being read stands in a list with its
- * deadline; one thread looks at the list and shuts the reading side of what is late, which ends the
- * read. The answer, a 408, can still be sent.
+ * The HTTP library bounds each read and write but not their sum, so a client that sends or takes a
+ * byte now and then would hold a worker for as long as it likes. What is being read or sent stands
+ * in a list with its deadline; one thread looks at the list and shuts what is late: the reading side
+ * of a body, which ends the read and lets a 408 be sent; both sides of an answer.
  *
- * The library does not tell the socket. It is found by its peer, and only when it must be cut:
- * while an entry is in the list its worker is inside the read, so its socket is open, and no other
- * open socket of this process has the same peer. */
+ * The library does not tell the socket. It is found by its peer, and only when it is needed: while a
+ * request is read or judged its socket is open, so that no other open socket of this process has
+ * the same peer, and the number is not given to another. A socket that was reset has no peer any
+ * more and is not found. */
 #include "guardian/service.h"
 
 #include <arpa/inet.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -40,20 +42,46 @@ static bool is_connection(int fd, const struct gd_watch_entry *e, const struct i
            ntohs(peer.sin_port) == e->remote_port && ntohs(own.sin_port) == e->local_port;
 }
 
-static void cut(const struct gd_watch_entry *e)
+#define NOT_FOUND (-1)
+#define NO_SUCH_PEER (-2)
+
+static int find_socket(const struct gd_watch_entry *e)
 {
     struct in_addr addr;
     long n = sysconf(_SC_OPEN_MAX);
     int max = n > 0 && n < 65536 ? (int)n : 65536;
     if (inet_pton(AF_INET, e->remote, &addr) != 1) {
-        return;
+        return NO_SUCH_PEER;
     }
     for (int fd = 0; fd < max; fd++) {
         if (is_connection(fd, e, &addr)) {
-            shutdown(fd, SHUT_RD);
-            return;
+            return fd;
         }
     }
+    return NOT_FOUND;
+}
+
+static void cut(const struct gd_watch_entry *e)
+{
+    int fd = find_socket(e);
+    if (fd >= 0) {
+        shutdown(fd, e->sending ? SHUT_RDWR : SHUT_RD);
+    }
+}
+
+bool gd_watch_gone(struct gd_watch_entry *e)
+{
+    if (e->gone) {
+        return true;
+    }
+    if (!e->looked) {
+        e->looked = true;
+        e->fd = find_socket(e);
+    }
+    struct pollfd p = {.fd = e->fd, .events = POLLRDHUP};
+    e->gone = e->fd == NOT_FOUND || (e->fd >= 0 && poll(&p, 1, 0) == 1 &&
+                                     (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0);
+    return e->gone;
 }
 
 static void *watch_main(void *ctx)
@@ -79,9 +107,10 @@ static void *watch_main(void *ctx)
     return NULL;
 }
 
-void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e)
+void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e, int64_t ms, bool sending)
 {
-    e->deadline_ns = gd_now_ns() + (int64_t)GD_HTTP_BODY_MS_MAX * 1000000;
+    e->deadline_ns = gd_now_ns() + ms * 1000000;
+    e->sending = sending;
     e->late = false;
     pthread_mutex_lock(&w->lock);
     e->next = w->first;

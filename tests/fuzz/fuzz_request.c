@@ -4,6 +4,7 @@
  *   - indices of events, calls and tools are in range; phase and step agree with the events;
  *   - the body has only lines that begin with our markers, and no control character; each event has its line;
  *   - the special tokens of the prompt are those of the policy, its ids fit the context, and decode to its text;
+ *   - what may be kept of it is the policy's prefix at least, and ends with the body at the latest, but not earlier;
  *   - events left out are never hidden: truncated says so and the verdict of calm scores is not allow. */
 #include "guardian/prompt.h"
 #include "guardian/verdict.h"
@@ -22,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const policies[] = {
     "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," CHOICES,
-    "{\"name\":\"n\",\"version\":1,\"chat\":\"llama3\",\"template\":\"{body}\"," CHOICES,
+    "{\"name\":\"n\",\"version\":1,\"chat\":\"llama3\",\"template\":\"Read:\\n{body}\\n\\nWhich?\"," CHOICES,
     "{\"name\":\"n\",\"version\":1,\"chat\":\"chatml\",\"template\":\"{body}\",\"rendering\":\"mci\"," CHOICES,
 };
 #define N_POLICIES 3
@@ -134,10 +135,14 @@ static void check_prompt(const struct gd_policy *p, const struct gd_trajectory *
     GD_ASSERT(prompt->ids.len <= context && prompt->text.len >= before + after);
     check_body(t, prompt, text + before, text + prompt->text.len - after, p->rendering == GD_RENDER_MCI);
     GD_ASSERT(count_specials(&prompt->ids) == count_specials(&p->prefix_ids) + count_specials(&p->suffix_ids));
+    GD_ASSERT(prompt->n_shared == p->prefix_ids.len && prompt->n_shared <= prompt->n_keep);
     struct gd_buf decoded;
     gd_buf_init(&decoded, GD_PROMPT_BYTES_MAX);
-    for (size_t i = 0; i < prompt->ids.len; i++)
+    for (size_t i = 0; i < prompt->ids.len; i++) {
+        GD_ASSERT(i != prompt->n_keep || i == p->prefix_ids.len || decoded.len <= prompt->text.len - after);
         GD_ASSERT(gd_tokenizer_decode(tokenizer, prompt->ids.data[i], &decoded));
+        GD_ASSERT(i != prompt->n_keep || decoded.len > prompt->text.len - after);
+    }
     GD_ASSERT(decoded.len == prompt->text.len && memcmp(decoded.data, text, decoded.len) == 0);
     gd_buf_free(&decoded);
 }

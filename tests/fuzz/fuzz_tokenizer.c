@@ -8,6 +8,7 @@
  *         for normalising tokenizers to its NFC (which utf8proc makes as a second opinion, as far
  *         as the text has no mark younger than the normaliser's data);
  *       - a second encoding is the same; ids are appended behind what was there;
+ *       - wherever the text may be cut, the parts have the ids of the whole;
  *       - special tokens on: as off, where the text has none. */
 #include "guardian/json.h"
 #include "guardian/limits.h"
@@ -96,6 +97,23 @@ static bool same_ids(const struct gd_ids *a, size_t from, const struct gd_ids *b
            (b->len == 0 || memcmp(a->data + from, b->data, b->len * sizeof b->data[0]) == 0);
 }
 
+#define CUTS_MAX 8 /* looked at in one text, from its end on */
+
+static void check_cuts(const struct gd_tokenizer *t, struct gd_str text, const struct gd_ids *whole)
+{
+    size_t cut = gd_tokenizer_cut(t, text, text.len);
+    for (int i = 0; i < CUTS_MAX && cut > 0; i++) {
+        struct gd_ids parts = {0};
+        struct gd_str left = {text.ptr, cut}, right = {text.ptr + cut, text.len - cut};
+        GD_ASSERT(cut < text.len);
+        GD_ASSERT(gd_tokenizer_encode(t, left, GD_SPECIALS_OFF, &parts) == GD_OK);
+        GD_ASSERT(gd_tokenizer_encode(t, right, GD_SPECIALS_OFF, &parts) == GD_OK);
+        GD_ASSERT(same_ids(&parts, 0, whole));
+        gd_ids_free(&parts);
+        cut = gd_tokenizer_cut(t, text, cut - 1);
+    }
+}
+
 static void check_text(const struct gd_tokenizer *t, struct gd_str text, bool exact, bool nfc)
 {
     struct gd_ids ids = {0}, again = {0};
@@ -118,6 +136,8 @@ static void check_text(const struct gd_tokenizer *t, struct gd_str text, bool ex
     GD_ASSERT(gd_ids_push(&again, 77) == GD_OK);
     GD_ASSERT(gd_tokenizer_encode(t, text, GD_SPECIALS_OFF, &again) == rc);
     GD_ASSERT(again.data[0] == 77 && same_ids(&again, 1, &ids));
+    if (rc == GD_OK)
+        check_cuts(t, text, &ids);
     again.len = 0;
     GD_ASSERT(gd_tokenizer_encode(t, text, GD_SPECIALS_ON, &again) == rc || rc != GD_OK);
     bool any_special = false;
@@ -132,7 +152,8 @@ static void check_text(const struct gd_tokenizer *t, struct gd_str text, bool ex
 
 static void check_file(struct gd_str json)
 {
-    static const char text[] = "a<|begin|> it's 12345 \xC3\xA9 e\xCC\x81  \n\xF0\x9F\x98\x80 tool";
+    static const char text[] =
+        "a<|begin|> it's 12345 \xC3\xA9 e\xCC\x81  \n\xF0\x9F\x98\x80 tool\nok);\nA\xCC\x8A";
     struct gd_tokenizer *t = NULL;
     struct gd_err err = {0};
     int rc = gd_tokenizer_parse(&t, json, &err);

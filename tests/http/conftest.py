@@ -7,10 +7,13 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
+import threading
 import time
+import uuid
 
 import pytest
 
@@ -112,8 +115,21 @@ class Server:
     def batch(self, request, **kw):
         return self.ask("POST", "/v1/guard/batch", body=request, **kw)
 
-    def raw(self, data, wait=3.0, half_close=False, read=True):
-        """Sends bytes as they are; (all bytes until the server closes or nothing comes for `wait`, closed?)."""
+    def patiently(self, ask, *args, **kw):
+        """ask, and again as long as the server says that it has too much to do."""
+        while True:
+            r = ask(*args, **kw)
+            if r.status != 503 or r.error["code"] != "overloaded":
+                return r
+            assert 1 <= int(r.headers["retry-after"]) <= 60
+            time.sleep(0.1)
+
+    def metrics(self):
+        return parse_metrics(self.get("/metrics").body.decode())
+
+    def raw(self, data, wait=3.0, half_close=False, read=True, until=None):
+        """Sends bytes as they are; (all bytes until the server closes, nothing comes for `wait`, or `until` has come;
+        closed?)."""
         s = socket.create_connection(("127.0.0.1", self.port), timeout=wait)
         out, closed = b"", False
         try:
@@ -129,6 +145,7 @@ class Server:
                     closed = True
                     break
                 out += d
+                read = until is None or until not in out
         except socket.timeout:
             pass
         except (ConnectionResetError, BrokenPipeError):
@@ -164,6 +181,63 @@ def responses(raw):
     return out
 
 
+def parse_metrics(text):
+    """Strict enough: HELP and TYPE before samples, names and labels as in the exposition format, buckets cumulative."""
+    out, types, last = {}, {}, None
+    sample = re.compile(r'^([a-zA-Z_][a-zA-Z0-9_]*)(\{(?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+\})? (\S+)$')
+    assert text.endswith("\n")
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            assert name not in types
+            types[name] = kind
+            continue
+        if line.startswith("#"):
+            assert line.startswith("# HELP ")
+            continue
+        m = sample.match(line)
+        assert m, line
+        base = re.sub("_(bucket|sum|count)$", "", m[1])
+        assert m[1] in types or types.get(base) == "histogram", line
+        value = float(m[3])
+        if m[1].endswith("_bucket"):
+            assert last is None or not last[0] == m[1] or value >= last[1] or 'le="0.001"' in line
+            last = (m[1], value)
+        assert m[1] + (m[2] or "") not in out, line
+        out[m[1] + (m[2] or "")] = value
+        if types.get(m[1]) == "counter":
+            assert m[1].endswith("_total")
+    for name, kind in types.items():
+        if kind == "histogram":
+            assert out[name + '_bucket{le="+Inf"}'] == out[name + "_count"]
+    return out
+
+
+def eventually(f, timeout=60):
+    """Waits until f() is true."""
+    until = time.monotonic() + timeout
+    while not f():
+        assert time.monotonic() < until, "not in time"
+        time.sleep(0.02)
+
+
+def run_threads(n, work):
+    failures = []
+
+    def safe(i):
+        try:
+            work(i)
+        except BaseException as e:  # noqa: B902 - shown below
+            failures.append((i, repr(e)))
+
+    threads = [threading.Thread(target=safe, args=(i,)) for i in range(n)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures, failures[:3]
+
+
 def user(text):
     return {"role": "user", "content": text}
 
@@ -196,6 +270,19 @@ def answered_request(city="Berlin"):
     return {"tools": TOOLS, "messages": [user("What is the weather in %s?" % city), call("get_weather", {"city": city}),
                                          result("{\"temp_c\": 21}"),
                                          {"role": "assistant", "content": "It is 21 degrees in %s." % city}]}
+
+
+def unique():
+    """A text that no other test has asked about."""
+    return "Place-" + uuid.uuid4().hex[:12]
+
+
+CITY_WORDS = (0, 3, 120, 40, 1, 90, 15, 300)
+
+
+def patient(city, words):
+    """A request that also a slow build on a busy machine answers."""
+    return {**pending_request(city, words), "deadline_ms": 300000}
 
 
 @pytest.fixture(scope="session")

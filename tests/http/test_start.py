@@ -33,6 +33,7 @@ def test_answers_while_the_model_loads(start, tmp_path):
             seen.add(g.error["code"])
             assert g.headers["retry-after"] == "1" and "action" not in g.json
     assert seen >= {(503, "loading"), "loading", (200, "ready")}
+    assert s.metrics()['guardian_rejected_total{reason="loading"}'] >= 1
     assert s.guard(pending_request()).status == 200
     assert s.stop() == 0
 
@@ -65,7 +66,9 @@ def test_taken_port():
     (["--host", "0.0.0.0"], b"--insecure"), (["--host", "example.com"], b"IPv4"), (["--host", "::1"], b"IPv4"),
     (["--port", "70000"], b"70000"), (["--port", "-1"], b"-1"), (["--port", "x"], b"x"), (["--threads", "1e3"], b"1e3"),
     (["--no-such-flag"], b"--shutdown-timeout"), (["--specials"], b"--specials"), (["--port"], b"needs a value"),
-    (["extra"], b"extra"), (["--log-level", "loud"], b"loud"), (["--policy", "/no/such/file.json"], b"/no/such"),
+    (["extra"], b"extra"), (["--log-level", "loud"], b"loud"),
+    (["--max-queue-ms", "600001"], b"600001"), (["--max-batch-tokens", "8449"], b"8449"), (["--kv-cache-mib", "-1"], b"-1"),
+    (["--verdict-cache", "1048577"], b"1048577"), (["--no-prefix-cache=maybe"], b"maybe"), (["--policy", "/no/such/file.json"], b"/no/such"),
 ])
 def test_wrong_usage(args, text):
     code, out, err = cli("serve", "--port=0", *args, timeout=20)
@@ -88,6 +91,16 @@ def test_environment_and_precedence(tmp_path):
     assert code == 3 and b"/no/such/dir" in err
     code, out, _ = cli("assess", "-", stdin=b"{}", env=env)  # the flag wins over the environment
     assert code == 1 and b"invalid_field" in out
+
+
+def test_flags_of_commands():
+    code, out, _ = cli("serve", "--help", model=False)
+    for flag in ("max-queue-ms", "max-batch-tokens", "kv-cache-mib", "no-prefix-cache", "verdict-cache"):
+        assert ("--" + flag).encode() in out and ("GUARDIAN_" + flag.upper().replace("-", "_")).encode() in out
+    code, _, err = cli("assess", "--max-queue-ms", "5", "-", stdin=b"{}")
+    assert code == 2 and b"--max-queue-ms" in err
+    code, out, err = cli("assess", "--no-prefix-cache", "--verdict-cache", "0", "--max-batch-tokens", "64", "-", stdin=b"{}")
+    assert code == 1 and b"invalid_field" in out, err
 
 
 def test_help():

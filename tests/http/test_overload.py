@@ -1,0 +1,222 @@
+"""Too much work is refused before its body is read; clients that leave are noticed; both are counted."""
+import json
+import pathlib
+import socket
+import struct
+import time
+
+import pytest
+from conftest import eventually, patient, pending_request, run_threads, unique
+from test_batch import post
+
+
+def heavy(n, words=4000):
+    return [patient(unique(), words) for _ in range(n)]
+
+
+def connect(s, data):
+    c = socket.create_connection(("127.0.0.1", s.port), timeout=300)
+    c.sendall(data)
+    return c
+
+
+def post_guard(body):
+    return post(body).replace(b"/v1/guard/batch", b"/v1/guard", 1)
+
+
+def leave(c, reset):
+    if reset:
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    c.close()
+
+
+def rejected(metrics):
+    return {k.split('"')[1]: v for k, v in metrics.items() if k.startswith("guardian_rejected_total")}
+
+
+def is_busy(s):
+    q = s.get("/info").json["queue"]
+    return q["waiting"] + q["running"] > 0
+
+
+def test_a_queue_that_is_too_long_is_refused(start):
+    s = start("--threads", "1", "--max-queue-ms", "1")
+    answers = []
+
+    def work(i):
+        for _ in range(6):
+            answers.append(s.guard(patient(unique(), 1500)))
+
+    run_threads(16, work)
+    refused = [r for r in answers if r.status != 200]
+    assert len(answers) == 96 and 0 < len(refused) < 96
+    for r in refused:
+        assert r.status == 503 and r.error["code"] == "overloaded" and "action" not in r.json
+        assert 1 <= int(r.headers["retry-after"]) <= 60 and r.headers["connection"] == "close"
+    for r in answers:
+        assert r.status == 503 or r.json["action"] in ("allow", "review", "block")
+    assert rejected(s.metrics()) == {"queue_time": len(refused)}
+    assert s.metrics()['guardian_requests_total{route="/v1/guard",code="503"}'] == len(refused)
+    eventually(lambda: not is_busy(s))
+    assert s.metrics()["guardian_queue_seconds"] == 0
+    for _ in range(5):  # one after another is never too much
+        assert s.guard(pending_request(unique())).status == 200
+    assert s.stop() == 0
+
+
+def test_idle_server_takes_anything(start):
+    s = start("--max-queue-ms", "0")
+    assert s.guard(patient(unique(), 5000)).status == 200
+    assert s.batch(heavy(3, 2000)).status == 200
+
+
+def test_refused_without_its_body(start):
+    """The refusal does not wait for the body, and the body is not taken for a request."""
+    s = start("--threads", "1", "--max-queue-ms", "1")
+    c = connect(s, post(heavy(20), *[b"Accept: application/x-ndjson"]))
+    eventually(lambda: is_busy(s))
+    raw, closed = s.raw(b"POST /v1/guard HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\nExpect: 100-continue\r\n\r\n", wait=30)
+    assert raw.startswith(b"HTTP/1.1 503") and closed and b"100 Continue" not in raw
+    c.close()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("kind", ["single", "list", "lines"])
+def test_clients_that_leave(start, kind, reset):
+    """While a request of theirs is in work: it is given up, counted, and nothing else suffers."""
+    s = start("--threads", "1", "--max-batch-tokens", "16", "--max-queue-ms", "600000")
+    if kind == "single":
+        path, c = "/v1/guard", connect(s, post_guard(patient(unique(), 6000)))
+    else:
+        accept = b"Accept: application/x-ndjson" if kind == "lines" else b"Accept: */*"
+        path, c = "/v1/guard/batch", connect(s, post([patient(unique(), 0), *heavy(20)], accept))
+    eventually(lambda: is_busy(s))
+    if kind == "lines":
+        assert c.recv(12) == b"HTTP/1.1 200"
+    leave(c, reset)
+    eventually(lambda: s.metrics()["guardian_requests_in_flight"] == 0)
+    m = s.metrics()
+    assert m["guardian_requests_canceled_total"] == 1
+    assert m['guardian_requests_total{route="%s",code="499"}' % path] == 1
+    assert m["guardian_engine_canceled_total"] >= 1 and m["guardian_engine_sequences_total"] < 20
+    line = s.wait_log("request", status=499)
+    assert line["error"] == "canceled" and line["path"] == path and (line["bytes_out"] > 0 or kind != "lines")
+    eventually(lambda: not is_busy(s))
+    assert s.metrics()["guardian_queue_seconds"] == 0
+    assert s.guard(pending_request(unique())).status == 200
+    assert s.stop() == 0
+
+
+@pytest.mark.parametrize("data", ["single", "batch"])
+def test_nothing_is_sent_to_who_left(start, data):
+    """A client that closes only its own side has left as well."""
+    s = start("--threads", "1", "--max-batch-tokens", "16")
+    c = connect(s, post_guard(patient(unique(), 6000)) if data == "single" else post(heavy(10)))
+    c.shutdown(socket.SHUT_WR)
+    assert c.recv(100) == b""
+    c.close()
+    assert s.metrics()["guardian_requests_canceled_total"] == 1
+
+
+def test_others_do_not_notice_that_one_leaves(start):
+    s = start("--threads", "1", "--max-queue-ms", "600000", "--verdict-cache", "0")
+    requests = [patient(unique(), 500) for _ in range(8)]
+    alone = [s.guard(r).json["scores"] for r in requests]
+
+    def work(i):
+        if i % 2:
+            for _ in range(5):
+                c = connect(s, post_guard(patient(unique(), 3000)))
+                time.sleep(0.3)
+                leave(c, i % 4 == 1)
+        else:
+            for r, scores in zip(requests, alone):
+                r = {**r, "messages": r["messages"] + [{"role": "user", "content": str(i)}]}
+                assert s.patiently(s.guard, r).json["action"] != "error"
+                assert s.patiently(s.guard, requests[i]).json["scores"] == alone[i]
+
+    run_threads(8, work)
+    eventually(lambda: s.metrics()["guardian_requests_in_flight"] == 0)
+    assert [s.guard(r).json["scores"] for r in requests] == alone
+    assert s.stop() == 0
+
+
+def test_who_waits_is_not_taken_for_gone(start):
+    """Longer than the server takes to ask, with the connection used before and after."""
+    s = start("--threads", "1", "--max-queue-ms", "600000")
+
+    def work(i):
+        c = s.connect()
+        for words in (0, 3000, 0):
+            assert s.patiently(s.guard, patient(unique(), words), connection=c).status == 200
+        c.close()
+
+    run_threads(5, work)
+    m = s.metrics()
+    assert m["guardian_requests_canceled_total"] == 0 and m["guardian_engine_sequences_total"] >= 15
+
+
+def test_slow_readers_are_cut(start):
+    """A client that takes some bytes now and then holds its connection for 10 s, then it is as if it had left."""
+    s = start()
+    big = {**pending_request(), "session": "\x7f" * 50000}  # comes back in each line, six times as long
+    assert s.guard(big).status == 200  # from now on it costs nothing
+    held = [socket.socket() for _ in range(4)]
+    for c in held:
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        c.settimeout(300)
+        c.connect(("127.0.0.1", s.port))
+        c.sendall(post(json.dumps([big] * 38, ensure_ascii=False).encode(), b"Accept: application/x-ndjson"))
+    began = time.monotonic()
+    eventually(lambda: s.metrics()["guardian_requests_in_flight"] == 4)
+    while s.metrics()["guardian_requests_in_flight"] > 0:
+        assert time.monotonic() < began + 60
+        for c in held:
+            try:
+                c.recv(3000)
+            except ConnectionResetError:
+                pass
+        assert s.get("/healthz").status == 200
+        time.sleep(0.1)
+    for c in held:
+        c.close()
+    m = s.metrics()
+    assert m["guardian_requests_canceled_total"] == m['guardian_requests_total{route="/v1/guard/batch",code="499"}'] == 4
+    assert s.guard(pending_request(unique())).status == 200
+    assert s.stop() == 0
+
+
+def test_what_is_refused_is_counted(start):
+    s = start()
+    assert s.ask("POST", "/v1/guard", body=b" " * 3_000_000).status == 413
+    assert s.batch([{}] * 65).status == 413
+    assert s.guard({**pending_request(words=1500), "deadline_ms": 1}).status == 504
+    assert rejected(s.metrics()) == {"too_large": 2, "deadline": 1}
+
+
+def test_a_deadline_that_cannot_be_kept(start):
+    """Refused before its body is read when even the default deadline is too short; the server is healthy again after."""
+    s = start("--threads", "1", "--max-queue-ms", "600000")
+    c = connect(s, post(heavy(64)))
+    eventually(lambda: is_busy(s))
+    while s.metrics()["guardian_queue_seconds"] < 11:
+        if s.get("/info").json["queue"]["waiting"] > 50 or not is_busy(s):
+            pytest.skip("the model is too fast for such a queue")
+        time.sleep(0.05)
+    r = s.guard(pending_request(unique()))
+    assert r.status == 503 and r.error["code"] == "overloaded"
+    assert 10 <= int(r.headers["retry-after"]) <= 60
+    assert rejected(s.metrics())["deadline"] >= 1
+    c.close()
+    eventually(lambda: s.metrics()["guardian_requests_in_flight"] == 0)
+    eventually(lambda: not is_busy(s))
+    assert s.guard(pending_request(unique())).status == 200
+    assert s.metrics()["guardian_requests_canceled_total"] == 1
+
+
+def test_http_threads_stand_back(server):
+    """Their priority is lower than that of the threads that compute."""
+    nice = [int((p / "stat").read_text().rpartition(")")[2].split()[16])
+            for p in pathlib.Path("/proc/%d/task" % server.process.pid).iterdir()]
+    base = min(nice)
+    assert sum(n == min(base + 5, 19) for n in nice) >= 200 and sum(n == base for n in nice) >= 2
