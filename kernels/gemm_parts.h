@@ -1,5 +1,5 @@
-/* gemm_parts.h - what gemm.c, gemm_shape.c and gemm_selftest.c share: primitives, packed panels,
- * streams. */
+/* gemm_parts.h - what gemm.c, gemm_f32.c, gemm_bf16.c, gemm_bf16_shape.c and gemm_selftest.c share:
+ * packed weights; and for bf16 primitives and streams. */
 #ifndef GUARDIAN_GEMM_PARTS_H
 #define GUARDIAN_GEMM_PARTS_H
 
@@ -9,7 +9,8 @@
 
 #include <dnnl.h>
 
-#define TILE GDK_GEMM_TILE
+#define GEMM_F32_COLS 16u /* of a panel */
+#define TILE 64u          /* rows of a bf16 product */
 
 void omp_set_num_threads(int n); /* libgomp; its header is missing where clang is */
 
@@ -44,9 +45,12 @@ struct gemm_panel {
 };
 
 struct gd_weight {
-    uint32_t n, k, n_panels;
-    uint32_t width; /* of all panels but perhaps the last */
+    uint32_t n, k;
     size_t nbytes;
+    float *packed; /* fp32: [n / GEMM_F32_COLS, k, GEMM_F32_COLS] */
+    /* bf16: */
+    uint32_t n_panels;
+    uint32_t width; /* of all panels but perhaps the last */
     struct gemm_panel *panels;
 };
 
@@ -54,6 +58,10 @@ struct gdk_gemm {
     struct gd_pool *pool;
     uint32_t n_threads;
     bool bf16;
+    /* fp32: */
+    const struct gemm_f32_isa *f32; /* the kernels for this CPU */
+    float *copies;                  /* scratch memory of the threads */
+    /* bf16: */
     dnnl_engine_t engine;
     dnnl_stream_t *streams; /* [n_threads] */
     struct gemm_shape *shapes;
@@ -65,6 +73,23 @@ struct gdk_gemm {
 
 /* 64-byte aligned; free() gives it back. */
 void *gemm_alloc(size_t nbytes);
+
+/* The functions of gdk_gemm_* for fp32. */
+int gemm_f32_open(struct gdk_gemm *g, struct gd_err *err);
+size_t gemm_f32_bytes(uint32_t n, uint32_t k);
+int gemm_f32_load(struct gd_weight *w, enum gd_dtype dtype, const void *rows, struct gd_err *err);
+void gemm_f32_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
+                  const float *bias, float *out);
+
+/* And for bf16; close and unload are safe on what was never opened or loaded. */
+int gemm_bf16_open(struct gdk_gemm *g, struct gd_err *err);
+void gemm_bf16_close(struct gdk_gemm *g);
+size_t gemm_bf16_bytes(uint32_t n, uint32_t k);
+int gemm_bf16_load(struct gdk_gemm *g, struct gd_weight *w, enum gd_dtype dtype, const void *rows,
+                   struct gd_err *err);
+void gemm_bf16_unload(struct gd_weight *w);
+int gemm_bf16_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
+                  const float *bias, float *out);
 
 /* The primitive for [TILE, k] x [k, width] with rows of the result ld apart; made when it is new.
  */

@@ -262,7 +262,8 @@ static void check_gemm(struct gd_backend *be, struct gd_backend *other, uint32_t
 }
 
 static const uint32_t GEMM_SHAPES[][2] = {{1, 1},     {16, 64},   {64, 16},   {100, 100}, {192, 64},
-                                          {384, 384}, {257, 130}, {640, 256}, {96, 1000}};
+                                          {384, 384}, {257, 130}, {640, 256}, {96, 1000}, {17, 511},
+                                          {531, 37},  {31, 769},  {1, 2000},  {2000, 1}};
 
 static void test_gemm_f32(void **state)
 {
@@ -277,6 +278,131 @@ static void test_gemm_f32(void **state)
     }
     one->ops->close(one);
     two->ops->close(two);
+}
+
+/* Any number of rows, any threads: the bits of one large product. And nothing is written behind. */
+static void check_row_counts(uint32_t n, uint32_t k)
+{
+    enum { ALL = 512, MOST = 130 };
+    static const uint32_t threads[] = {1, 2, 5, 33};
+    float *w = random_floats((size_t)n * k), *bias = random_floats(n);
+    float *a = random_floats((size_t)ALL * k), *want = random_floats((size_t)ALL * n);
+    float *got = random_floats((size_t)(MOST + 1) * n);
+    for (size_t t = 0; t < sizeof threads / sizeof threads[0]; t++) {
+        struct gd_backend *be = open_backend(threads[t], false);
+        struct gd_weight *packed = NULL;
+        assert_int_equal(be->ops->weight_load(be, n, k, GD_DTYPE_F32, w, &packed, NULL), GD_OK);
+        if (t == 0) {
+            assert_int_equal(be->ops->gemm(be, ALL, a, packed, bias, want), GD_OK);
+        }
+        for (uint32_t rows = 1; rows <= MOST; rows++) {
+            uint32_t first = rnd_below(ALL - rows + 1);
+            memset(got, 0xa5, (size_t)(MOST + 1) * n * sizeof *got);
+            const float *part = a + (size_t)first * k;
+            assert_int_equal(be->ops->gemm(be, rows, part, packed, bias, got), GD_OK);
+            if (memcmp(got, want + (size_t)first * n, (size_t)rows * n * sizeof *got) != 0) {
+                fail_msg("gemm %u x %u: %u rows from %u on, %u threads: other bits than in %d rows",
+                         n, k, rows, first, threads[t], ALL);
+            }
+            const unsigned char *behind = (const unsigned char *)(got + (size_t)rows * n);
+            for (size_t i = 0; i < n * sizeof *got; i++) {
+                assert_int_equal(behind[i], 0xa5);
+            }
+        }
+        be->ops->weight_free(be, packed);
+        be->ops->close(be);
+    }
+    free(w), free(bias), free(a), free(want), free(got);
+}
+
+static void test_gemm_row_counts(void **state)
+{
+    (void)state;
+    check_row_counts(1, 1);
+    check_row_counts(150, 20); /* one block of k; the last panel partly there */
+    check_row_counts(16, 257); /* two blocks */
+    check_row_counts(77, 513);
+    check_row_counts(33, 801); /* rows are copied together */
+    check_row_counts(1100, 3); /* many panels */
+}
+
+/* Each sum takes its terms in rising order from zero, then the bias: where every product and every
+ * partial sum is exact, the plain loop gives the same bits. */
+static void test_gemm_exact(void **state)
+{
+    (void)state;
+    enum { ROWS = 23, N = 45, K = 1030 };
+    struct gd_backend *be = open_backend(2, false);
+    float *w = random_floats(N * K), *a = random_floats(ROWS * K), *bias = random_floats(N);
+    float *want = random_floats(ROWS * N), *got = random_floats(ROWS * N);
+    for (uint32_t i = 0; i < N * K; i++) {
+        w[i] = (float)rnd_below(31) - 15.0f;
+    }
+    for (uint32_t i = 0; i < ROWS * K; i++) {
+        a[i] = (float)rnd_below(31) - 15.0f;
+    }
+    struct gd_weight *packed = NULL;
+    assert_int_equal(be->ops->weight_load(be, N, K, GD_DTYPE_F32, w, &packed, NULL), GD_OK);
+    for (int with = 0; with < 2; with++) {
+        gdk_gemm_cpu(0, ROWS, N, K, a, w, with ? bias : NULL, want);
+        assert_int_equal(be->ops->gemm(be, ROWS, a, packed, with ? bias : NULL, got), GD_OK);
+        assert_memory_equal(got, want, ROWS * N * sizeof *got);
+    }
+    assert_int_equal(be->ops->gemm(be, 0, a, packed, bias, got), GD_OK); /* no rows, no change */
+    assert_memory_equal(got, want, ROWS * N * sizeof *got);
+    be->ops->weight_free(be, packed);
+    be->ops->close(be);
+    free(w), free(a), free(bias), free(want), free(got);
+}
+
+/* Non-finite numbers reach exactly the outputs they belong to: all of a row, or all of a column. */
+static void test_gemm_non_finite(void **state)
+{
+    (void)state;
+    enum { ROWS = 29, N = 35, K = 300 };
+    struct gd_backend *be = open_backend(2, false);
+    float *w = random_floats(N * K), *a = random_floats(ROWS * K);
+    float *clean = random_floats(ROWS * N), *got = random_floats(ROWS * N);
+    struct gd_weight *packed = NULL, *broken = NULL;
+    assert_int_equal(be->ops->weight_load(be, N, K, GD_DTYPE_F32, w, &packed, NULL), GD_OK);
+    w[34 * K + 299] = INFINITY; /* the last weight of all, next to the padding */
+    w[2 * K] = NAN;
+    assert_int_equal(be->ops->weight_load(be, N, K, GD_DTYPE_F32, w, &broken, NULL), GD_OK);
+    assert_int_equal(be->ops->gemm(be, ROWS, a, packed, NULL, clean), GD_OK);
+    assert_int_equal(be->ops->gemm(be, ROWS, a, broken, NULL, got), GD_OK);
+    for (uint32_t i = 0; i < ROWS * N; i++) {
+        uint32_t col = i % N;
+        assert_true(isfinite(clean[i]));
+        assert_true(col == 2 ? isnan(got[i]) : col == 34 ? isinf(got[i]) : got[i] == clean[i]);
+    }
+    for (uint32_t row = 0; row < ROWS; row++) {
+        float kept = a[row * K + 280], bad = row % 2 == 0 ? NAN : -INFINITY;
+        a[row * K + 280] = bad;
+        assert_int_equal(be->ops->gemm(be, ROWS, a, packed, NULL, got), GD_OK);
+        a[row * K + 280] = kept;
+        for (uint32_t i = 0; i < ROWS * N; i++) {
+            assert_true(i / N != row ? got[i] == clean[i] : !isfinite(got[i]));
+        }
+    }
+    be->ops->weight_free(be, packed);
+    be->ops->weight_free(be, broken);
+    be->ops->close(be);
+    free(w), free(a), free(clean), free(got);
+}
+
+/* Memory that is held is what is needed: 4 bytes per weight, columns rounded up to 16. */
+static void test_gemm_bytes(void **state)
+{
+    (void)state;
+    struct gd_backend *be = open_backend(1, false);
+    static const float w[33 * 3];
+    struct gd_weight *packed = NULL;
+    assert_int_equal(be->ops->weight_load(be, 33, 3, GD_DTYPE_F32, w, &packed, NULL), GD_OK);
+    assert_int_equal(be->weight_bytes_held, 48 * 3 * 4);
+    assert_int_equal(be->ops->weight_bytes(be, 33, 3), 48 * 3 * 4);
+    assert_int_equal(be->ops->weight_bytes(be, 1u << 20, 1u << 20), (size_t)4 << 40);
+    be->ops->weight_free(be, packed);
+    be->ops->close(be);
 }
 
 static void test_gemm_bf16(void **state)
@@ -349,7 +475,9 @@ int main(void)
         cmocka_unit_test(test_embed),       cmocka_unit_test(test_add_rmsnorm),
         cmocka_unit_test(test_swiglu),      cmocka_unit_test(test_choice_and_gather),
         cmocka_unit_test(test_gemm_f32),    cmocka_unit_test(test_gemm_bf16),
-        cmocka_unit_test(test_gemm_dtypes),
+        cmocka_unit_test(test_gemm_dtypes), cmocka_unit_test(test_gemm_row_counts),
+        cmocka_unit_test(test_gemm_exact),  cmocka_unit_test(test_gemm_non_finite),
+        cmocka_unit_test(test_gemm_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,8 +126,8 @@ void gdk_choice_logits_cpu(uint32_t dim, const float *hidden, enum gd_dtype dtyp
 void gdk_gemm_cpu(uint32_t begin, uint32_t end, uint32_t n, uint32_t k, const float *a,
                   const float *w, const float *bias, float *out);
 
-/* gemm.c: matrix products by oneDNN. One instance, one calling thread; see the head of the file. */
-#define GDK_GEMM_TILE 64u /* rows of a tile */
+/* gemm.c: matrix products, in fp32 or, with oneDNN on AMX, in bf16. One instance, one calling thread; see
+ * the head of the file. */
 struct gdk_gemm;
 bool gdk_gemm_amx_usable(void); /* asks the kernel for the permission; call before threads start */
 const char *gdk_gemm_isa(void);

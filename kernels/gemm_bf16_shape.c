@@ -1,4 +1,4 @@
-/* gemm_shape.c - oneDNN's side of the matrix products: a primitive per shape, and weights in the
+/* gemm_bf16_shape.c - oneDNN's side of the bf16 products: a primitive per shape, and weights in the
  * layout it asks for.
  *
  * A primitive is made once and used by all threads at the same time, so each thread has its own
@@ -104,7 +104,7 @@ void gemm_shape_free(struct gemm_shape *s, uint32_t n_threads)
 
 static dnnl_status_t shape_primitive(struct gdk_gemm *g, struct gemm_shape *s)
 {
-    const dnnl_data_type_t type = g->bf16 ? dnnl_bf16 : dnnl_f32;
+    const dnnl_data_type_t type = dnnl_bf16;
     const dnnl_dims_t src = {TILE, s->k}, src_strides = {s->k, 1};
     const dnnl_dims_t weights = {s->k, s->width};
     const dnnl_dims_t dst = {TILE, s->width}, dst_strides = {s->ld, 1};
@@ -183,8 +183,8 @@ int gemm_shape_get(struct gdk_gemm *g, uint32_t k, uint32_t width, uint32_t ld,
     if (st != dnnl_success) {
         gemm_shape_free(s, g->n_threads);
         return gd_err_set(err, st == dnnl_out_of_memory ? GD_ENOMEM : GD_EBACKEND,
-                          "oneDNN offers no %s product [%u, %u] x [%u, %u] (status %d)",
-                          g->bf16 ? "bf16" : "f32", TILE, k, k, width, (int)st);
+                          "oneDNN offers no bf16 product [%u, %u] x [%u, %u] (status %d)", TILE, k,
+                          k, width, (int)st);
     }
     s->next = g->shapes;
     g->shapes = s;
