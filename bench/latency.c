@@ -1,31 +1,45 @@
-/* latency.c - how long one verdict's forward pass takes, and on what the time goes.
+/* latency.c - how long one verdict takes inside the engine, and on what the time goes.
  *
- *     bench_latency MODEL_DIR [THREADS [RUNS [TOKENS ...]]]       default: all CPUs, 50 runs, 20
- * 100 300 1000 tokens
+ *     bench_latency [--json] [--commit HASH] MODEL_DIR [THREADS [RUNS [TOKENS ...]]]
  *
- * For each prompt length: median and 99th percentile of gd_engine_score by one caller, tokens a
- * second, the processor time a step takes, and the share of it in each operation (measured apart,
- * by an operation table that reads the clock). "of peak" is the useful work of the matrix products
- * by what a product of 512 x 1024 x 1024 reaches on the same threads. Random token ids: speed does
- * not depend on them. */
-#include "guardian/engine.h"
+ * Default: all CPUs, 50 runs, 20 100 300 1000 tokens. For each number of new tokens: median and 99th
+ * percentile of gd_engine_score by one caller, (cold) with nothing in the cache that it could use,
+ * and (cached) behind a primed prefix of 700 tokens. The last 30 tokens are a question that is not
+ * kept. Each run has tokens of its own, and the score must say that exactly so many were computed.
+ *
+ * The share of each operation is of the wall time, measured in runs of their own by an operation
+ * table that reads the clock; "outside" is everything else from the call to its return. "of ceiling"
+ * is the useful work of the matrix products by what one large product reaches on the same threads
+ * in the same run. Verdict cache off. Random token ids: speed does not depend on them. */
+#include "common.h"
 
-#include <math.h>
+#include <getopt.h>
 #include <string.h>
 #include <time.h>
 
-#define MAX_RUNS 10000
+#define PREFIX 700u
+#define QUESTION 30u
+#define RUNS_MAX 1000u
+#define WARM_UP 3u
+#define PEAKS 5 /* measurements of the ceiling before the first figure; then one for each */
 
-enum op { OP_GEMM, OP_ATTENTION, OP_ROPE, OP_NORM, OP_SWIGLU, OP_OTHER, N_OPS };
-static const char *const OP_NAMES[] = {"gemm", "attention", "rope", "norm", "swiglu", "other"};
+struct bench {
+    struct gd_engine *e;
+    const char *commit;
+    bool json;
+    uint32_t runs;
+    double peak;
+    int32_t *tokens; /* [context_max]: the prefix and what follows it, or a prompt without prefix */
+    int32_t prefix[PREFIX];
+    uint32_t vocab;
+    uint32_t serial; /* of the next prompt: its first new token, so that no two begin alike */
+    struct bench_rng rng;
+};
 
-static const struct gd_backend_ops *real; /* the table behind the timed one */
-static double spent_ms[N_OPS];
-
-static double now_ms(void)
-{
-    return (double)gd_now_ns() / 1e6;
-}
+struct figures {
+    double p50, p99, min, cpu_ms, timed_wall_ms;
+    struct bench_times times;
+};
 
 static double cpu_ms(void)
 {
@@ -34,224 +48,244 @@ static double cpu_ms(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-/* ---- a table that reads the clock around each operation ---- */
-
-#define TIMED(op, call)                                                                            \
-    double begin = now_ms();                                                                       \
-    int rc = (call);                                                                               \
-    spent_ms[op] += now_ms() - begin;                                                              \
-    return rc
-
-static int timed_embed(struct gd_backend *be, const struct gd_batch *b, const struct gd_table *t,
-                       float *out)
+static int one_verdict(struct bench *b, uint32_t n_new, uint32_t n_prefix, double *ms, double *cpu,
+                       struct gd_err *err)
 {
-    TIMED(OP_OTHER, real->embed(be, b, t, out));
-}
-
-static int timed_norm(struct gd_backend *be, uint32_t rows, uint32_t dim, float *x,
-                      const float *delta, const float *weight, float eps, float *out)
-{
-    TIMED(OP_NORM, real->add_rmsnorm(be, rows, dim, x, delta, weight, eps, out));
-}
-
-static int timed_gemm(struct gd_backend *be, uint32_t rows, const float *a,
-                      const struct gd_weight *w, const float *bias, float *out)
-{
-    TIMED(OP_GEMM, real->gemm(be, rows, a, w, bias, out));
-}
-
-static int timed_rope(struct gd_backend *be, const struct gd_batch *b,
-                      const struct gd_attn_shape *s, const struct gd_rope *rope, float *qkv,
-                      float *k, float *v)
-{
-    TIMED(OP_ROPE, real->rope_kv(be, b, s, rope, qkv, k, v));
-}
-
-static int timed_attention(struct gd_backend *be, const struct gd_batch *b,
-                           const struct gd_attn_shape *s, const float *qkv, const float *k,
-                           const float *v, float *out)
-{
-    TIMED(OP_ATTENTION, real->attention(be, b, s, qkv, k, v, out));
-}
-
-static int timed_swiglu(struct gd_backend *be, uint32_t rows, uint32_t ffn, const float *gate_up,
-                        float *out)
-{
-    TIMED(OP_SWIGLU, real->swiglu(be, rows, ffn, gate_up, out));
-}
-
-static int timed_gather(struct gd_backend *be, uint32_t n, uint32_t dim, const uint32_t *index,
-                        const float *src, float *dst)
-{
-    TIMED(OP_OTHER, real->gather_rows(be, n, dim, index, src, dst));
-}
-
-/* ---- measuring ---- */
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* GFLOP of the matrix products of one prompt; the last layer's O and MLP run on one row. */
-static double useful_gflop(const struct gd_model_config *c, uint32_t n)
-{
-    double heads = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    double qkv = c->dim * (heads + 2 * kv);
-    double rest = c->dim * heads + 3.0 * c->dim * c->ffn_dim;
-    return 2e-9 * (n * (c->n_layers * qkv + (c->n_layers - 1) * rest) + rest);
-}
-
-static int measure_peak(uint32_t n_threads, double *gflops, struct gd_err *err)
-{
-    const uint32_t rows = 512, n = 1024, k = 1024;
-    struct gd_backend *be = NULL;
-    struct gd_weight *w = NULL;
-    int rc = gd_backend_cpu_open(&be, n_threads, err);
-    float *a = calloc((size_t)n * k, sizeof *a), *out = calloc((size_t)rows * n, sizeof *out);
-    if (rc == GD_OK && (a == NULL || out == NULL)) {
-        rc = gd_err_set(err, GD_ENOMEM, "no memory");
+    static const int32_t choices[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+    uint32_t question = n_new < QUESTION ? n_new : QUESTION;
+    struct gd_score_request req = {.prompt = {.tokens = b->tokens,
+                                              .n_tokens = n_prefix + n_new,
+                                              .n_shared = n_prefix,
+                                              .n_keep = n_prefix + n_new - question},
+                                   .choices = choices,
+                                   .n_choices = 11};
+    struct gd_score score;
+    memcpy(b->tokens, b->prefix, n_prefix * sizeof *b->tokens);
+    for (uint32_t i = 0; i < n_new; i++) {
+        b->tokens[n_prefix + i] = (int32_t)bench_rng_below(&b->rng, b->vocab);
     }
-    if (rc == GD_OK) {
-        for (uint32_t i = 0; i < n * k; i++) {
-            a[i] = (float)(i * 2654435761u >> 8) * 0x1p-23f - 1.0f;
-        }
-        rc = be->ops->weight_load(be, n, k, GD_DTYPE_F32, a, &w, err);
+    b->tokens[n_prefix] = (int32_t)b->serial++;
+    double cpu_begin = cpu_ms(), begin = bench_now_ms();
+    int rc = gd_engine_score(b->e, &req, &score, err);
+    *ms = bench_now_ms() - begin;
+    *cpu = cpu_ms() - cpu_begin;
+    if (rc == GD_OK && score.cached_tokens != n_prefix) {
+        rc = gd_err_set(err, GD_EINTERNAL, "%u tokens of %u were cached: expected %u",
+                        score.cached_tokens, req.prompt.n_tokens, n_prefix);
     }
-    double best = HUGE_VAL;
-    for (int i = 0; i < 30 && rc == GD_OK; i++) {
-        double begin = now_ms();
-        rc = be->ops->gemm(be, rows, a, w, NULL, out);
-        double ms = now_ms() - begin;
-        best = ms < best ? ms : best;
-    }
-    *gflops = 2e-6 * rows * n * k / best;
-    if (be != NULL) {
-        be->ops->weight_free(be, w);
-        be->ops->close(be);
-    }
-    free(a);
-    free(out);
     return rc;
 }
 
-static int measure_ops(const char *dir, uint32_t n_threads, const int32_t *tokens, uint32_t n,
-                       int runs, struct gd_err *err)
+static int many(struct bench *b, uint32_t n_new, uint32_t n_prefix, double *ms, double *cpu,
+                struct gd_err *err)
 {
-    struct gd_backend *be = NULL;
-    struct gd_model *m = NULL;
-    struct gd_forward *f = NULL;
-    int32_t *positions = calloc(n, sizeof *positions);
-    int rc = positions == NULL ? gd_err_set(err, GD_ENOMEM, "no memory") : GD_OK;
-    rc = rc != GD_OK ? rc : gd_backend_cpu_open(&be, n_threads, err);
-    rc = rc != GD_OK ? rc : gd_model_open(&m, dir, be, NULL, err);
-    rc = rc != GD_OK ? rc : gd_forward_open(&f, m, n, err);
-    if (rc == GD_OK) {
-        real = be->ops;
-        static struct gd_backend_ops timed;
-        timed = *real;
-        timed.embed = timed_embed;
-        timed.add_rmsnorm = timed_norm;
-        timed.gemm = timed_gemm;
-        timed.rope_kv = timed_rope;
-        timed.attention = timed_attention;
-        timed.swiglu = timed_swiglu;
-        timed.gather_rows = timed_gather;
-        be->ops = &timed;
-        for (uint32_t i = 0; i < n; i++) {
-            positions[i] = (int32_t)i;
-        }
-        uint32_t starts[] = {0, n};
-        struct gd_batch b = {n, 1, tokens, positions, starts};
-        rc = gd_forward_run(f, &b, NULL, NULL); /* warm */
-        memset(spent_ms, 0, sizeof spent_ms);
-        double begin = now_ms();
-        for (int i = 0; i < runs && rc == GD_OK; i++) {
-            rc = gd_forward_run(f, &b, NULL, NULL);
-        }
-        double all = now_ms() - begin;
-        for (int i = 0; i < N_OPS; i++) {
-            printf("  %s %.1f %%", OP_NAMES[i], 100 * spent_ms[i] / all);
-        }
-        printf("\n");
+    double cpu_one = 0;
+    int rc = GD_OK;
+    *cpu = 0;
+    for (uint32_t i = 0; i < b->runs && rc == GD_OK; i++) {
+        rc = one_verdict(b, n_new, n_prefix, &ms[i], &cpu_one, err);
+        *cpu += cpu_one / b->runs;
     }
-    gd_forward_close(f);
-    if (m != NULL) {
-        gd_model_close(m);
-    }
-    if (be != NULL) {
-        be->ops->close(be);
-    }
-    free(positions);
     return rc;
 }
 
-static int measure(struct gd_engine *e, const int32_t *tokens, uint32_t n, int runs, double peak,
+static int measure(struct bench *b, uint32_t n_new, uint32_t n_prefix, struct figures *f,
                    struct gd_err *err)
 {
-    static double ms[MAX_RUNS];
-    static const int32_t choices[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
-    struct gd_score_request req = {
-        .tokens = tokens, .n_tokens = n, .choices = choices, .n_choices = 11};
-    struct gd_score score;
-    double cpu = 0;
-    for (int i = -3; i < runs; i++) { /* the first ones warm up */
-        double cpu_begin = cpu_ms(), begin = now_ms();
-        int rc = gd_engine_score(e, &req, &score, err);
-        if (rc != GD_OK) {
-            return rc;
+    static double ms[RUNS_MAX];
+    double ignored;
+    int rc = bench_peak(gd_engine_backend(b->e)->n_threads, &b->peak, err);
+    for (uint32_t i = 0; i < WARM_UP && rc == GD_OK; i++) {
+        rc = one_verdict(b, n_new, n_prefix, &ms[0], &ignored, err);
+    }
+    rc = rc != GD_OK ? rc : many(b, n_new, n_prefix, ms, &f->cpu_ms, err);
+    if (rc != GD_OK) {
+        return rc;
+    }
+    bench_sort(ms, b->runs);
+    f->min = ms[0];
+    f->p50 = bench_percentile(ms, b->runs, 50);
+    f->p99 = bench_percentile(ms, b->runs, 99);
+
+    bench_timed(b->e, true);
+    bench_times_reset();
+    rc = many(b, n_new, n_prefix, ms, &ignored, err);
+    bench_timed(b->e, false);
+    f->times = bench_times_get();
+    f->timed_wall_ms = 0;
+    for (uint32_t i = 0; i < b->runs; i++) {
+        f->timed_wall_ms += ms[i];
+    }
+    if (rc == GD_OK && f->times.tokens != (uint64_t)b->runs * n_new) {
+        rc = gd_err_set(err, GD_EINTERNAL, "%llu tokens were computed: expected %llu",
+                        (unsigned long long)f->times.tokens, (unsigned long long)b->runs * n_new);
+    }
+    return rc;
+}
+
+static void print_text(const struct bench *b, uint32_t n_new, uint32_t n_prefix,
+                       const struct figures *f)
+{
+    double gflops = 1e3 * bench_gflop(&gd_engine_model(b->e)->config, n_new, 1) / f->p50;
+    double wall = f->timed_wall_ms;
+    printf("%4u new tokens, %3u cached: min %.2f p50 %.2f p99 %.2f ms, %.0f tokens/s, %.2f CPU ms, "
+           "%.0f GFLOP/s of products = %.0f %% of ceiling\n ",
+           n_new, n_prefix, f->min, f->p50, f->p99, 1e3 * n_new / f->p50, f->cpu_ms, gflops,
+           100 * gflops / b->peak);
+    for (enum bench_op op = 0; op < BENCH_OPS; op++) {
+        printf(" %s %.1f %%", bench_op_name(op), 100 * f->times.op_ms[op] / wall);
+    }
+    printf(" outside %.1f %%\n", 100 * (wall - bench_ops_ms(&f->times)) / wall);
+    fflush(stdout);
+}
+
+static void print_json(const struct bench *b, uint32_t n_new, uint32_t n_prefix,
+                       const struct figures *f)
+{
+    double gflops = 1e3 * bench_gflop(&gd_engine_model(b->e)->config, n_new, 1) / f->p50;
+    struct gd_json_writer w;
+    struct gd_buf out;
+    gd_buf_init(&out, GD_MIB);
+    gd_json_writer_init(&w, &out);
+    bench_json_head(&w, "latency", b->commit, b->e);
+    gd_jw_put_i64(&w, "new_tokens", n_new);
+    gd_jw_put_i64(&w, "cached_tokens", n_prefix);
+    gd_jw_put_i64(&w, "runs", b->runs);
+    bench_json_put(&w, "min_ms", f->min);
+    bench_json_put(&w, "p50_ms", f->p50);
+    bench_json_put(&w, "p99_ms", f->p99);
+    bench_json_put(&w, "cpu_ms", f->cpu_ms);
+    bench_json_put(&w, "new_tokens_per_s", 1e3 * n_new / f->p50);
+    bench_json_put(&w, "gflops", gflops);
+    bench_json_put(&w, "gflops_ceiling", b->peak);
+    bench_json_put(&w, "of_ceiling", gflops / b->peak);
+    gd_jw_key(&w, "share");
+    gd_jw_object(&w);
+    for (enum bench_op op = 0; op < BENCH_OPS; op++) {
+        bench_json_put(&w, bench_op_name(op), f->times.op_ms[op] / f->timed_wall_ms);
+    }
+    bench_json_put(&w, "outside", 1 - bench_ops_ms(&f->times) / f->timed_wall_ms);
+    gd_jw_object_end(&w);
+    bench_json_print(&w);
+    gd_buf_free(&out);
+}
+
+static int one_length(struct bench *b, uint32_t n_new, struct gd_err *err)
+{
+    int rc = GD_OK;
+    for (int cached = 0; cached < 2 && rc == GD_OK; cached++) {
+        uint32_t n_prefix = cached ? PREFIX : 0;
+        struct figures f = {.min = 0};
+        if (n_prefix + n_new > gd_engine_context_max(b->e)) {
+            return gd_err_set(err, GD_EUSAGE, "%u tokens do not fit into the model's context",
+                              n_prefix + n_new);
         }
-        if (i >= 0) {
-            ms[i] = now_ms() - begin;
-            cpu += cpu_ms() - cpu_begin;
+        rc = measure(b, n_new, n_prefix, &f, err);
+        if (rc == GD_OK && b->json) {
+            print_json(b, n_new, n_prefix, &f);
+        } else if (rc == GD_OK) {
+            print_text(b, n_new, n_prefix, &f);
         }
     }
-    qsort(ms, (size_t)runs, sizeof ms[0], by_size);
-    double p50 = ms[runs / 2], gflop = useful_gflop(&gd_engine_model(e)->config, n);
-    printf("%u tokens: min %.2f p50 %.2f p99 %.2f ms, %.0f tokens/s, %.2f CPU ms, %.0f GFLOP/s of "
-           "products = %.0f %% of peak\n",
-           n, ms[0], p50, ms[(runs - 1) * 99 / 100], 1e3 * n / p50, cpu / runs, 1e3 * gflop / p50,
-           100e3 * gflop / p50 / peak);
-    return GD_OK;
+    return rc;
+}
+
+/* Room for prompts that all begin differently, and a prefix that begins like none of them. */
+static int prepare(struct bench *b, int n_lengths, struct gd_err *err)
+{
+    const struct gd_model *m = gd_engine_model(b->e);
+    uint64_t prompts = (uint64_t)n_lengths * 2 * (2 * b->runs + WARM_UP);
+    b->vocab = m->config.vocab_size;
+    b->tokens = calloc(gd_engine_context_max(b->e), sizeof *b->tokens);
+    if (prompts >= b->vocab || gd_engine_context_max(b->e) <= PREFIX) {
+        return gd_err_set(err, GD_EUSAGE,
+                          "so many runs need a larger vocabulary than %u, or %u "
+                          "tokens of prefix a longer context",
+                          b->vocab, PREFIX);
+    }
+    if (b->tokens == NULL) {
+        return gd_err_set(err, GD_ENOMEM, "no memory");
+    }
+    for (uint32_t i = 0; i < PREFIX; i++) {
+        b->prefix[i] = (int32_t)bench_rng_below(&b->rng, b->vocab);
+    }
+    b->prefix[0] = (int32_t)b->vocab - 1;
+    return gd_engine_prime(b->e, b->prefix, PREFIX, err);
+}
+
+static int run(struct bench *b, const struct gd_engine_options *opt, const uint32_t *lengths,
+               int n_lengths, struct gd_err *err)
+{
+    int rc = gd_engine_open(&b->e, opt, err);
+    rc = rc != GD_OK ? rc : prepare(b, n_lengths, err);
+    if (rc == GD_OK && !b->json) {
+        const struct gd_backend *be = gd_engine_backend(b->e);
+        const struct gd_model *m = gd_engine_model(b->e);
+        printf("%s %s, %u threads; d=%u, %u layers, ffn %u, %.1f M parameters; %u runs\n", be->isa,
+               be->gemm_dtype, be->n_threads, m->config.dim, m->config.n_layers, m->config.ffn_dim,
+               (double)m->n_params / 1e6, b->runs);
+    }
+    for (int i = 0; i < PEAKS && rc == GD_OK; i++) {
+        rc = bench_peak(gd_engine_backend(b->e)->n_threads, &b->peak, err);
+    }
+    for (int i = 0; i < n_lengths && rc == GD_OK; i++) {
+        rc = one_length(b, lengths[i], err);
+    }
+    if (rc == GD_OK && !b->json) {
+        printf("ceiling: %.0f GFLOP/s\n", b->peak);
+    }
+    gd_engine_close(b->e);
+    free(b->tokens);
+    return rc;
+}
+
+#define LENGTHS_MAX 32
+
+/* False: wrong usage. */
+static bool parse(int argc, char **argv, struct bench *b, struct gd_engine_options *opt,
+                  uint32_t *lengths, int *n_lengths)
+{
+    static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
+                                          {"commit", required_argument, NULL, 'c'},
+                                          {NULL, 0, NULL, 0}};
+    uint64_t threads = 0, runs = 50, n = 0;
+    for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
+        if (c == '?') {
+            return false;
+        }
+        b->json |= c == 'j';
+        b->commit = c == 'c' ? optarg : b->commit;
+    }
+    char **rest = argv + optind;
+    int n_rest = argc - optind;
+    bool ok = n_rest >= 1 && n_rest <= 3 + LENGTHS_MAX;
+    ok = ok && (n_rest < 2 || bench_number(rest[1], GD_THREADS_MAX, &threads));
+    ok = ok && (n_rest < 3 || (bench_number(rest[2], RUNS_MAX, &runs) && runs > 0));
+    for (int i = 3; i < n_rest && ok; i++) {
+        ok = bench_number(rest[i], GD_CONTEXT_TOKENS_MAX, &n) && n > 0;
+        lengths[i - 3] = (uint32_t)n;
+        *n_lengths = i - 2;
+    }
+    opt->model_dir = ok ? rest[0] : NULL;
+    opt->n_threads = (uint32_t)threads;
+    b->runs = (uint32_t)runs;
+    return ok;
 }
 
 int main(int argc, char **argv)
 {
-    static const char *const usual[] = {"20", "100", "300", "1000"};
-    if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL_DIR [THREADS [RUNS [TOKENS ...]]]\n", argv[0]);
+    struct gd_engine_options opt = {.on_step = bench_on_step};
+    struct bench b = {.rng = {1}};
+    struct gd_err err = {0};
+    uint32_t lengths[LENGTHS_MAX] = {20, 100, 300, 1000};
+    int n_lengths = 4;
+    if (!parse(argc, argv, &b, &opt, lengths, &n_lengths)) {
+        fprintf(stderr,
+                "usage: %s [--json] [--commit HASH] MODEL_DIR [THREADS [RUNS [TOKENS ...]]]\n",
+                argv[0]);
         return 2;
     }
-    struct gd_engine_options opt = {.model_dir = argv[1]};
-    opt.n_threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
-    long runs_wanted = argc > 3 ? strtol(argv[3], NULL, 10) : 50;
-    int runs = runs_wanted < 1 ? 1 : runs_wanted > MAX_RUNS ? MAX_RUNS : (int)runs_wanted;
-    static int32_t tokens[GD_BATCH_TOKENS_MAX];
-    struct gd_engine *e = NULL;
-    struct gd_err err = {0};
-    double peak = 0;
-    int rc = gd_engine_open(&e, &opt, &err);
-    if (rc != GD_OK) {
-        fprintf(stderr, "%s\n", err.msg);
-        return 1;
-    }
-    const struct gd_backend *be = gd_engine_backend(e);
-    const struct gd_model *m = gd_engine_model(e);
-    for (uint32_t i = 0; i < GD_BATCH_TOKENS_MAX; i++) {
-        tokens[i] = (int32_t)((i * 2654435761u >> 8) % m->config.vocab_size);
-    }
-    rc = measure_peak(be->n_threads, &peak, &err);
-    printf("%s %s, %u threads, products %.0f GFLOP/s; d=%u, %u layers, ffn %u, %.1f M parameters\n",
-           be->isa, be->gemm_dtype, be->n_threads, peak, m->config.dim, m->config.n_layers,
-           m->config.ffn_dim, (double)m->n_params / 1e6);
-    for (int i = 0; i < (argc > 4 ? argc - 4 : 4) && rc == GD_OK; i++) {
-        uint32_t n = (uint32_t)strtoul(argc > 4 ? argv[4 + i] : usual[i], NULL, 10);
-        n = n < 1 ? 1 : n > gd_engine_context_max(e) ? gd_engine_context_max(e) : n;
-        rc = measure(e, tokens, n, runs, peak, &err);
-        rc = rc != GD_OK ? rc : measure_ops(opt.model_dir, be->n_threads, tokens, n, runs, &err);
-    }
-    gd_engine_close(e);
+    int rc = run(&b, &opt, lengths, n_lengths, &err);
     if (rc != GD_OK) {
         fprintf(stderr, "%s\n", err.msg);
     }

@@ -41,22 +41,30 @@ static double peak_gib(void)
 static int forward(const struct gd_model *m, uint32_t n, struct gd_err *err)
 {
     static int32_t tokens[TOKENS_MAX], positions[TOKENS_MAX];
-    const uint32_t starts[] = {0, n};
+    static uint32_t blocks[TOKENS_MAX / GD_KV_BLOCK_TOKENS];
+    const uint32_t n_blocks = (n + GD_KV_BLOCK_TOKENS - 1) / GD_KV_BLOCK_TOKENS;
+    const uint32_t starts[] = {0, n}, block_start[] = {0, n_blocks}, scored = 0;
     const int32_t choice = 0;
     struct gd_forward *f = NULL;
     float logit = 0;
     for (uint32_t i = 0; i < n; i++) {
         tokens[i] = (int32_t)(i % m->config.vocab_size);
         positions[i] = (int32_t)i;
+        blocks[i / GD_KV_BLOCK_TOKENS] = i / GD_KV_BLOCK_TOKENS;
     }
-    struct gd_batch b = {
-        .n_tokens = n, .n_seqs = 1, .tokens = tokens, .positions = positions, .seq_start = starts};
-    int rc = gd_forward_open(&f, m, n, err);
+    struct gd_batch b = {.n_tokens = n,
+                         .n_seqs = 1,
+                         .tokens = tokens,
+                         .positions = positions,
+                         .seq_start = starts,
+                         .blocks = blocks,
+                         .block_start = block_start};
+    int rc = gd_forward_open(&f, m, n, n_blocks, err);
     if (rc != GD_OK) {
         return rc;
     }
     int64_t start = gd_now_ns();
-    rc = gd_forward_run(f, &b, NULL, NULL);
+    rc = gd_forward_run(f, &b, &scored, 1, NULL, NULL);
     rc = rc != GD_OK ? rc : gd_forward_choices(f, 0, &choice, 1, &logit);
     printf("forward pass over %u tokens: %.2f s\n", n, seconds_since(start));
     gd_forward_close(f);

@@ -385,6 +385,54 @@ static void test_tenants_do_not_wait(void **state)
     machine_close(&m);
 }
 
+/* What one client sends together is spread out: others get their turn in between. */
+static void test_batch_of_one_client(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, 2000, 100, true);
+    for (uint32_t i = 0; i < 40; i++) {
+        fill(&prompts[i], i, 100);
+        prompts[i].work.n_before = 100 * i;
+        add(&m, &prompts[i], 100, 0, 0);
+    }
+    for (int i = 0; i < 12; i++) { /* past the slack of a prompt alone */
+        assert_true(tick(&m));
+    }
+    fill(&prompts[40], 99, 100);
+    add(&m, &prompts[40], 100, 0, 0);
+    for (int i = 0; i < 14; i++) {
+        assert_true(tick(&m));
+    }
+    assert_false(prompts[40].in);
+    assert_true(prompts[39].in);
+    while (tick(&m)) {
+    }
+    machine_close(&m);
+}
+
+/* No deadline brings a prompt before those that came long before it. */
+static void test_no_jumping_the_queue(void **state)
+{
+    (void)state;
+    struct machine m;
+    machine_open(&m, 2000, 64, true);
+    for (uint32_t i = 0; i < 6; i++) {
+        fill(&prompts[i], i, 64);
+        add(&m, &prompts[i], 64, 0, 0);
+    }
+    m.now_ns += 100 * (int64_t)MS;
+    fill(&prompts[6], 6, 64);
+    prompts[6].work.deadline_ns = m.now_ns + 20 * (int64_t)MS;
+    add(&m, &prompts[6], 64, 0, 0);
+    assert_true(tick(&m));
+    assert_false(prompts[0].in);
+    assert_true(prompts[6].in);
+    while (tick(&m)) {
+    }
+    machine_close(&m);
+}
+
 /* A prompt that needs all blocks gets them when it is its turn, though small ones could take them for
  * ever: there is hardly a step after which none of them holds a block. */
 static void test_large_among_small(void **state)
@@ -575,6 +623,8 @@ int main(void)
         cmocka_unit_test(test_tenants_do_not_wait),
         cmocka_unit_test(test_large_among_small),
         cmocka_unit_test(test_leaving),
+        cmocka_unit_test(test_batch_of_one_client),
+        cmocka_unit_test(test_no_jumping_the_queue),
         cmocka_unit_test(test_mixes),
         cmocka_unit_test(test_options),
     };

@@ -354,6 +354,38 @@ static void test_deadlines(void **state)
     gd_engine_close(e);
 }
 
+/* Prompts that share a beginning are not each taken for whole: many of them are admitted. */
+static void test_shared_history(void **state)
+{
+    (void)state;
+    enum { N = 64 };
+    struct gd_engine *e = open_engine(1);
+    struct gd_ticket *t[N];
+    struct gd_err err = {0};
+    struct gd_score got;
+    static int32_t tokens[N][LONGEST];
+    for (int i = 0; i < N; i++) {
+        memcpy(tokens[i], long_prompt, sizeof tokens[i]);
+        tokens[i][LONGEST - 10] = i;
+        struct gd_score_request req = long_request();
+        req.prompt.tokens = tokens[i];
+        req.prompt.n_keep = LONGEST - 5;
+        req.n_before = (uint32_t)i * LONGEST;
+        /* enough for a third of them if each were computed from its start */
+        req.deadline_ns = gd_now_ns() + (int64_t)(20 * gd_engine_cost_ms(e, LONGEST) * MS);
+        if (gd_engine_submit(e, &req, &t[i], &err) != GD_OK) {
+            fail_msg("prompt %d: %s", i, err.msg);
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(gd_engine_wait(e, t[i], NULL, NULL, &got, &err), GD_OK);
+    }
+    struct gd_engine_stats s;
+    gd_engine_stats(e, &s);
+    assert_true(s.tokens < LONGEST + N * 64);
+    gd_engine_close(e);
+}
+
 /* A prompt that cannot be done in time, by what is before it, is refused at once. */
 static void test_refused_by_time(void **state)
 {
@@ -378,9 +410,13 @@ static void test_refused_by_time(void **state)
             gd_engine_wait(e, t, NULL, NULL, &got, NULL);
         }
     }
+    /* All before it would be done in time, it would not. */
+    req.deadline_ns = gd_now_ns() + (int64_t)(gd_engine_queue_ms(e) * MS) +
+                      (int64_t)(gd_engine_cost_ms(e, LONGEST) / 2 * MS);
+    assert_int_equal(gd_engine_submit(e, &req, &t, &err), GD_EBUSY);
     gd_engine_stats(e, &s);
     assert_int_equal(refused, 1);
-    assert_int_equal(s.refused_late, 1);
+    assert_int_equal(s.refused_late, 2);
     assert_non_null(strstr(err.msg, " ms"));
     for (int i = 0; i < 40; i++) {
         assert_int_equal(gd_engine_wait(e, tickets[i], NULL, NULL, &got, &err), GD_OK);
@@ -581,15 +617,21 @@ static void test_not_finite(void **state)
     make_broken_model(dir);
     struct gd_engine *e = NULL;
     struct gd_err err = {0};
-    struct gd_engine_options opt = {.model_dir = dir, .n_threads = 2};
+    struct gd_engine_options opt = {.model_dir = dir, .n_threads = 2, .verdict_entries = 8};
     if (gd_engine_open(&e, &opt, &err) != GD_OK) {
         fail_msg("%s", err.msg);
     }
     static const int32_t good[] = {1, 2, 3, 4, 5}, bad[] = {1, 2, 7, 4, 5};
-    struct gd_score_request ask_good = {{good, 5, 0, 5, {{0}}}, CHOICES, N_CHOICES, 0};
-    struct gd_score_request ask_bad = {{bad, 5, 0, 5, {{0}}}, CHOICES, N_CHOICES, 0};
+    struct gd_score_request ask_good = {{good, 5, 0, 5, {{0}}}, CHOICES, N_CHOICES, 0, 0};
+    struct gd_score_request ask_bad = {{bad, 5, 0, 5, {{0}}}, CHOICES, N_CHOICES, 0, 0};
     struct gd_score want, got;
     assert_int_equal(gd_engine_score(e, &ask_good, &want, NULL), GD_OK);
+    for (int i = 0; i < 3; i++) { /* nothing of it is kept */
+        assert_int_equal(gd_engine_score(e, &ask_bad, &got, &err), GD_ENUMERIC);
+    }
+    gd_engine_close(e);
+    opt.verdict_entries = 0;
+    assert_int_equal(gd_engine_open(&e, &opt, &err), GD_OK);
     assert_int_equal(gd_engine_score(e, &ask_bad, &got, &err), GD_ENUMERIC);
     assert_int_equal(err.code, GD_ENUMERIC);
     bool together = false;
@@ -713,11 +755,17 @@ static void test_open_failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits),       cmocka_unit_test(test_growing),
-        cmocka_unit_test(test_deadlines),       cmocka_unit_test(test_full_queue_and_drain),
-        cmocka_unit_test(test_refused_by_time), cmocka_unit_test(test_gone),
-        cmocka_unit_test(test_queue_estimate),  cmocka_unit_test(test_abandoned_slots),
-        cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_growing),
+        cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_full_queue_and_drain),
+        cmocka_unit_test(test_refused_by_time),
+        cmocka_unit_test(test_shared_history),
+        cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_queue_estimate),
+        cmocka_unit_test(test_abandoned_slots),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_open_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,9 +3,10 @@
  * A step packs chunks of several prompts without padding, at most step_tokens new tokens. Prompts go
  * in the order of a key that is fixed once it is known how much of a prompt must be computed:
  *
- *   key = min(submitted + GD_BATCH_SLACK * cost, deadline - cost)
+ *   key = min(submitted + GD_BATCH_SLACK * (cost + before), max(submitted, deadline - cost))
  *
- * cost is the estimated time of its new tokens alone. A short prompt, or one whose prefix is cached,
+ * cost is the estimated time of its new tokens alone, before that of what the same client sent with
+ * it (a batch is spread out, so that others get their turn among its items). A short prompt, or one whose prefix is cached,
  * overtakes a long one that came a little earlier, and its own time times the slack later nothing
  * that comes can overtake it any more: nobody starves. Prompts continue in chunks, so a short one
  * waits for a step, not for a prompt. A prompt whose prefix another one is about to compute gives it
@@ -27,6 +28,7 @@ struct gd_work {
     /* set before gd_sched_add */
     struct gd_kv_prompt prompt;
     int64_t submit_ns, deadline_ns; /* deadline 0: none */
+    uint32_t n_before;              /* tokens that the same client sent with it, before it */
     bool pin;                       /* its kept tokens stay in the cache for good */
     atomic_bool canceled; /* any thread: nobody wants the score any more */
     /* the scheduler's */
@@ -52,7 +54,8 @@ int gd_sched_open(struct gd_sched **out, struct gd_kvcache *c, const struct gd_s
                   struct gd_err *err);
 void gd_sched_close(struct gd_sched *s); /* NULL is fine; what is still in it is forgotten */
 
-/* Fixes the key. ns_per_token: the present estimate of the cost of one new token. */
+/* Fixes the key, and n_new. ns_per_token: the present estimate of the cost of one new token. In n_new
+ * tokens that the works added last will compute for this one too do not count. */
 void gd_sched_add(struct gd_sched *s, struct gd_work *w, double ns_per_token);
 bool gd_sched_empty(const struct gd_sched *s);
 

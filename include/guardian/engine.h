@@ -55,6 +55,7 @@ struct gd_score_request {
     const int32_t *choices;     /* [n_choices] ids of the choice tokens */
     uint32_t n_choices;         /* at most GD_POLICY_CHOICES_MAX */
     int64_t deadline_ns;        /* CLOCK_MONOTONIC; 0: none */
+    uint32_t n_before; /* tokens of what the same client sent with it, before it: it goes behind */
 };
 
 struct gd_score {
@@ -67,7 +68,7 @@ struct gd_score {
 };
 
 /* Puts a prompt into the queue; nothing of *req is used after the call. GD_EBUSY when the queue is
- * full or the deadline cannot be kept, GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT prompt longer than the
+ * full or the deadline cannot be kept (by what goes before it, its own cost and a step), GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT prompt longer than the
  * context, GD_EUSAGE ids outside the vocabulary or no tokens. */
 struct gd_ticket;
 int gd_engine_submit(struct gd_engine *e, const struct gd_score_request *req,
@@ -94,6 +95,8 @@ int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_token
 
 /* Estimate of the time that all admitted work will take, in ms. Lock-free. */
 double gd_engine_queue_ms(const struct gd_engine *e);
+/* Estimate of what of that would go before a prompt of n_tokens tokens that came now, in ms. */
+double gd_engine_ahead_ms(struct gd_engine *e, uint32_t n_tokens);
 /* Estimate of the time that n_tokens new tokens take alone, in ms. Lock-free. */
 double gd_engine_cost_ms(const struct gd_engine *e, uint32_t n_tokens);
 

@@ -23,6 +23,7 @@ struct gd_guard_options {
 /* On whose behalf a request is judged. NULL in its place: nobody in particular, who never leaves. */
 struct gd_caller {
     struct gd_kv_salt salt;   /* of the tenant: caches are not shared across it */
+    uint32_t n_before;        /* tokens of what it sent with this request, before it */
     bool (*gone)(void *ctx); /* see gd_engine_wait; may be NULL */
     void *ctx;
 };

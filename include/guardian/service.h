@@ -76,8 +76,8 @@ int gd_service_init(struct gd_service *s, const char *version, const char *model
                     struct gd_err *err);
 void gd_service_free(struct gd_service *s);
 /* 503 with the reason when work cannot be taken now; else counts it as in flight (gd_service_leave
- * ends that). Judged before the body is read: by the work that the engine has, and by what a body
- * of this size costs at most. An idle engine takes everything. */
+ * ends that). Judged before the body is read: by the work that would go before a prompt of about
+ * this size. An idle engine takes everything. */
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp);
 void gd_service_leave(struct gd_service *s, size_t body_bytes);
 /* Seconds after which a refused client may come again: when what is queued now will be done. */

@@ -14,6 +14,7 @@
 
 /* Tokens that a work must save to wait for another one to compute them. */
 #define WORTH_WAITING (2 * GD_KV_BLOCK_TOKENS)
+#define LOOK_BACK 8 /* works added last that a new one is compared with */
 
 struct gd_sched {
     struct gd_kvcache *cache;
@@ -75,18 +76,50 @@ bool gd_sched_empty(const struct gd_sched *s)
     return s->n_works == 0;
 }
 
+/* Tokens of b's prefix that a will have made reusable for b in the end. */
+static uint32_t promised(const struct gd_work *a, const struct gd_work *b)
+{
+    const struct gd_kv_prompt *p = &a->prompt, *q = &b->prompt;
+    bool same_salt = memcmp(&p->salt, &q->salt, sizeof p->salt) == 0;
+    uint32_t max_p = same_salt ? p->n_keep : p->n_shared;
+    uint32_t max_q = same_salt ? q->n_keep : q->n_shared;
+    uint32_t max = max_p < max_q ? max_p : max_q;
+    uint32_t n = 0;
+    while (n + GD_KV_BLOCK_TOKENS <= max &&
+           memcmp(p->tokens + n, q->tokens + n, GD_KV_BLOCK_TOKENS * sizeof *p->tokens) == 0) {
+        n += GD_KV_BLOCK_TOKENS;
+    }
+    return n;
+}
+
+/* Tokens of w that it will not have to compute: the n_known found now, or more that a work added
+ * lately promises. */
+static uint32_t foreseen(const struct gd_sched *s, const struct gd_work *w, uint32_t n_known)
+{
+    uint32_t most = n_known;
+    for (uint32_t i = s->n_works; s->reuse && i > 0 && s->n_works - i < LOOK_BACK; i--) {
+        uint32_t n = promised(s->works[i - 1], w);
+        most = n > most ? n : most;
+    }
+    return most < w->prompt.n_tokens ? most : w->prompt.n_tokens - 1;
+}
+
+/* The key counts what is not known now: of those that share a prefix any may have to compute it. */
 void gd_sched_add(struct gd_sched *s, struct gd_work *w, double ns_per_token)
 {
     GD_ASSERT(s->n_works < s->max_works);
-    w->n_new = w->prompt.n_tokens - gd_kvcache_peek(s->cache, &w->prompt);
+    uint32_t n_known = gd_kvcache_peek(s->cache, &w->prompt);
+    w->n_new = w->prompt.n_tokens - foreseen(s, w, n_known);
     w->n_done = 0;
     w->n_step = 0;
     w->started = false;
     w->next = NULL;
-    int64_t cost = (int64_t)(ns_per_token * w->n_new);
-    w->key_ns = w->submit_ns + GD_BATCH_SLACK * cost;
-    if (w->deadline_ns != 0 && w->deadline_ns - cost < w->key_ns) {
-        w->key_ns = w->deadline_ns - cost;
+    int64_t cost = (int64_t)(ns_per_token * (w->prompt.n_tokens - n_known));
+    int64_t before = (int64_t)(ns_per_token * w->n_before);
+    int64_t latest = w->deadline_ns - cost > w->submit_ns ? w->deadline_ns - cost : w->submit_ns;
+    w->key_ns = w->submit_ns + GD_BATCH_SLACK * (cost + before);
+    if (w->deadline_ns != 0 && latest < w->key_ns) {
+        w->key_ns = latest;
     }
     s->works[s->n_works++] = w;
 }
@@ -163,22 +196,6 @@ static void add_chunk(struct gd_sched *s, struct gd_work *w)
     s->block_start[s->n_seqs] = s->block_start[s->n_seqs - 1] + n_blocks;
     w->n_step = n;
     gd_kvcache_advance(s->cache, &w->kv, end);
-}
-
-/* Tokens of b's prefix that a, which has begun, will have made reusable for b in the end. */
-static uint32_t promised(const struct gd_work *a, const struct gd_work *b)
-{
-    const struct gd_kv_prompt *p = &a->prompt, *q = &b->prompt;
-    bool same_salt = memcmp(&p->salt, &q->salt, sizeof p->salt) == 0;
-    uint32_t max_p = same_salt ? p->n_keep : p->n_shared;
-    uint32_t max_q = same_salt ? q->n_keep : q->n_shared;
-    uint32_t max = max_p < max_q ? max_p : max_q;
-    uint32_t n = 0;
-    while (n + GD_KV_BLOCK_TOKENS <= max &&
-           memcmp(p->tokens + n, q->tokens + n, GD_KV_BLOCK_TOKENS * sizeof *p->tokens) == 0) {
-        n += GD_KV_BLOCK_TOKENS;
-    }
-    return n;
 }
 
 /* True when a work that has begun is about to compute so much of w's prefix that w had better wait.

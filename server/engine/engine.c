@@ -5,8 +5,9 @@
  * Since a ticket holds copies of all it needs, a caller whose deadline passes leaves at once.
  *
  * Admission: a prompt is refused when the queue is full, or when the work that goes before it (by
- * the scheduler's own order, each at its estimated cost) takes longer than its deadline allows. An
- * engine with nothing to do refuses nobody. */
+ * the scheduler's own order, each at its estimated cost), its own cost and a step that may be under
+ * way take longer than its deadline allows: admitted, it would only be late, and have others be
+ * late. An engine with nothing to do refuses nobody for want of time. */
 #include "engine_parts.h"
 
 #include <errno.h>
@@ -122,17 +123,48 @@ static double work_ahead_ns(const struct gd_engine *e, int64_t rank_ns)
     return engine_ns_per_token(e) * (double)tokens;
 }
 
-/* An estimate of the key that the scheduler will give. */
-static int64_t rank_of(const struct gd_score_request *req, int64_t now, double cost_ns)
+/* What admission thinks of a prompt that the scheduler has not seen. */
+struct estimate {
+    uint64_t n_new;  /* tokens to compute */
+    int64_t rank_ns; /* the key that the scheduler will give */
+};
+
+/* Tokens that p shares with the prompt submitted last, which is still to be computed. */
+static uint32_t shared_with_newest(const struct gd_engine *e, const struct gd_kv_prompt *p)
 {
-    int64_t cost = (int64_t)cost_ns;
-    int64_t rank = now + GD_BATCH_SLACK * cost;
-    bool early = req->deadline_ns != 0 && req->deadline_ns - cost < rank;
-    return early ? req->deadline_ns - cost : rank;
+    const struct gd_ticket *t = e->newest;
+    if (t == NULL || !e->reuse || (t->state != TICKET_QUEUED && t->state != TICKET_ACTIVE)) {
+        return 0;
+    }
+    const struct gd_kv_prompt *q = &t->work.prompt;
+    bool same_salt = memcmp(&p->salt, &q->salt, sizeof p->salt) == 0;
+    uint32_t max = same_salt ? q->n_keep : q->n_shared, own = same_salt ? p->n_keep : p->n_shared;
+    uint32_t n = 0;
+    max = own < max ? own : max;
+    while (n < max && p->tokens[n] == q->tokens[n]) {
+        n++;
+    }
+    return n;
 }
 
-static int admit(struct gd_engine *e, const struct gd_score_request *req, int64_t rank_ns,
-                 int64_t now, struct gd_err *err)
+static struct estimate estimate(const struct gd_engine *e, const struct gd_score_request *req,
+                                int64_t now)
+{
+    uint32_t n = req->prompt.n_tokens, rest = n - shared_with_newest(e, &req->prompt);
+    uint64_t learned = (uint64_t)(e->miss_ratio * n);
+    struct estimate est = {.n_new = (learned < rest ? learned : rest) + 1};
+    int64_t cost = (int64_t)(engine_ns_per_token(e) * (double)(learned + 1));
+    int64_t before = (int64_t)(engine_ns_per_token(e) * req->n_before);
+    int64_t latest = req->deadline_ns - cost > now ? req->deadline_ns - cost : now;
+    est.rank_ns = now + GD_BATCH_SLACK * (cost + before);
+    if (req->deadline_ns != 0 && latest < est.rank_ns) {
+        est.rank_ns = latest;
+    }
+    return est;
+}
+
+static int admit(struct gd_engine *e, const struct gd_score_request *req,
+                 const struct estimate *est, int64_t now, struct gd_err *err)
 {
     uint32_t waiting, running;
     if (e->draining) {
@@ -147,12 +179,14 @@ static int admit(struct gd_engine *e, const struct gd_score_request *req, int64_
         e->stats.refused_full++;
         return gd_err_set(err, GD_EBUSY, "%s", gd_status_message(GD_EBUSY));
     }
-    double ahead = work_ahead_ns(e, rank_ns);
-    if (req->deadline_ns != 0 && ahead > (double)(req->deadline_ns - now)) {
+    double need = work_ahead_ns(e, est->rank_ns) +
+                  engine_ns_per_token(e) * (double)(est->n_new + e->step_tokens);
+    bool idle = waiting + running == 0;
+    if (req->deadline_ns != 0 && !idle && need > (double)(req->deadline_ns - now)) {
         e->stats.refused_late++;
         return gd_err_set(err, GD_EBUSY,
-                          "the requests before this one take about %.0f ms, it has %.0f ms",
-                          ahead / 1e6, (double)(req->deadline_ns - now) / 1e6);
+                          "this request and those before it take about %.0f ms, it has %.0f ms",
+                          need / 1e6, (double)(req->deadline_ns - now) / 1e6);
     }
     return GD_OK;
 }
@@ -171,6 +205,7 @@ static struct gd_ticket *fill(struct gd_engine *e, const struct gd_score_request
     t->work.submit_ns = now;
     t->work.deadline_ns = req->deadline_ns;
     t->work.pin = pin;
+    t->work.n_before = req->n_before;
     atomic_store(&t->work.canceled, false);
     t->abandoned = t->begun = t->has_key = false;
     t->owed = 0;
@@ -181,11 +216,12 @@ static struct gd_ticket *fill(struct gd_engine *e, const struct gd_score_request
     return t;
 }
 
-static void enqueue(struct gd_engine *e, struct gd_ticket *t, int64_t rank_ns)
+static void enqueue(struct gd_engine *e, struct gd_ticket *t, const struct estimate *est)
 {
     t->state = TICKET_QUEUED;
-    t->rank_ns = rank_ns;
-    engine_owe(e, t, (uint64_t)(e->miss_ratio * t->work.prompt.n_tokens) + 1);
+    t->rank_ns = est->rank_ns;
+    e->newest = t;
+    engine_owe(e, t, est->n_new);
     *e->inbox_end = t;
     e->inbox_end = &t->next;
     pthread_cond_signal(&e->work);
@@ -228,9 +264,8 @@ static int submit(struct gd_engine *e, const struct gd_score_request *req, bool 
     }
     pthread_mutex_lock(&e->lock);
     int64_t now = gd_now_ns();
-    double cost_ns = engine_ns_per_token(e) * e->miss_ratio * req->prompt.n_tokens;
-    int64_t rank_ns = rank_of(req, now, cost_ns);
-    rc = admit(e, req, rank_ns, now, err);
+    struct estimate est = estimate(e, req, now);
+    rc = admit(e, req, &est, now, err);
     if (rc == GD_OK) {
         *out = fill(e, req, pin, now);
         (*out)->has_key = has_key;
@@ -238,7 +273,7 @@ static int submit(struct gd_engine *e, const struct gd_score_request *req, bool 
             (*out)->key = key;
         }
         e->stats.verdict_misses += has_key;
-        enqueue(e, *out, rank_ns);
+        enqueue(e, *out, &est);
     }
     pthread_mutex_unlock(&e->lock);
     return rc;
@@ -375,6 +410,15 @@ int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_token
     }
     int rc = submit(e, &req, true, &t, err);
     return rc != GD_OK ? rc : gd_engine_wait(e, t, NULL, NULL, &score, err);
+}
+
+double gd_engine_ahead_ms(struct gd_engine *e, uint32_t n_tokens)
+{
+    pthread_mutex_lock(&e->lock);
+    double cost_ns = engine_ns_per_token(e) * e->miss_ratio * n_tokens;
+    double ns = work_ahead_ns(e, gd_now_ns() + GD_BATCH_SLACK * (int64_t)cost_ns);
+    pthread_mutex_unlock(&e->lock);
+    return ns / 1e6;
 }
 
 void gd_engine_stats(struct gd_engine *e, struct gd_engine_stats *out)

@@ -83,6 +83,7 @@ static int open_buffers(struct gd_engine *e, const struct gd_engine_options *opt
     e->step_tokens = opt->step_tokens != 0 ? opt->step_tokens : e->be->step_tokens;
     e->step_tokens = least(e->step_tokens, GD_STEP_TOKENS_MAX);
     e->verdict_entries = opt->verdict_entries;
+    e->reuse = !opt->no_prefix_cache;
     e->miss_ratio = 1.0;
     e->inbox_end = &e->inbox;
     int rc = plan_kv(e, opt->kv_bytes, opt->model.memory_max, err);

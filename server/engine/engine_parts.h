@@ -48,6 +48,7 @@ struct gd_engine {
     struct gd_scorecache *scores; /* NULL: none are kept */
     uint32_t context_max, step_tokens, n_blocks, verdict_entries;
     uint64_t kv_bytes;
+    bool reuse;
     void (*on_step)(void *ctx, const struct gd_step_info *info);
     void *ctx;
 
@@ -62,6 +63,7 @@ struct gd_engine {
     int32_t *ticket_tokens;    /* [ENGINE_TICKETS, context_max] */
     struct gd_ticket *free;
     struct gd_ticket *inbox, **inbox_end;
+    struct gd_ticket *newest; /* submitted last; may be anything by now */
     struct gd_engine_stats stats;
     double miss_ratio; /* of late: tokens computed by tokens asked */
 

@@ -136,7 +136,7 @@ static void deliver_one(struct gd_engine *e, struct gd_ticket *t, const struct g
         engine_owe(e, t, t->work.prompt.n_tokens - t->work.n_done);
         return;
     }
-    if (o->ok[i]) {
+    if (o->ok[i] && !t->abandoned) {
         memcpy(s->logits, o->logits[i], sizeof s->logits);
         s->queue_ms = (double)(t->begin_ns - t->work.submit_ns) / 1e6;
         s->prefill_ms = (double)(o->end_ns - t->begin_ns) / 1e6;

@@ -257,6 +257,7 @@ static int submit(struct gd_guard *g, const struct gd_prompt *prompt, int64_t de
                    .n_shared = prompt->n_shared,
                    .n_keep = prompt->n_keep,
                    .salt = caller ? caller->salt : (struct gd_kv_salt){{0}}},
+        .n_before = caller ? caller->n_before : 0,
         .choices = g->choices,
         .n_choices = g->policy->n_choices,
         .deadline_ns = deadline_ns,
@@ -276,6 +277,9 @@ static int begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *r
         rc = gd_json_want_i64(request, "", "deadline_ms", 1, GD_DEADLINE_MS_MAX, &deadline_ms, err);
     if (rc == GD_OK)
         rc = gd_json_want_str(request, "", "session", false, &j->session, err);
+    if (rc == GD_OK && j->session.len > GD_SESSION_BYTES_MAX)
+        rc = gd_err_set(err, GD_EFIELD, "field 'session' has %zu bytes: at most %d", j->session.len,
+                        GD_SESSION_BYTES_MAX);
     const int64_t deadline_ns = deadline_ms ? p->start_ns + deadline_ms * 1000000 : 0;
     if (rc == GD_OK)
         rc = prepare(g, a, request, deadline_ns, &p->traj, &prompt, j, err);

@@ -54,14 +54,16 @@ static const struct gd_json *batch_array(const struct gd_json *root, struct gd_h
 
 static void begin_items(struct batch *b, const struct gd_json *array)
 {
+    struct gd_caller caller = b->resp->caller;
     for (const struct gd_json *v = array->child; v != NULL; v = v->next) {
         struct item *it = &b->items[b->n_items++];
         gd_arena_init(&it->arena, GD_REQUEST_ARENA_BYTES);
-        it->err.code =
-            gd_guard_begin(b->guard, &it->arena, v, &b->resp->caller, &it->pending, &it->err);
+        it->err.code = gd_guard_begin(b->guard, &it->arena, v, &caller, &it->pending, &it->err);
         if (it->err.code != 0) {
             gd_arena_free(&it->arena);
+            continue;
         }
+        caller.n_before += it->pending.judgement.tokens; /* others get their turn in between */
     }
 }
 

@@ -81,28 +81,17 @@ size_t gd_route_count(void)
 /* So many bytes of a body make a token of its prompt, more or less. */
 #define BYTES_PER_TOKEN 4
 
-/* False with the reason when the engine has too much to do for a body of this size. */
-static bool fits_queue(const struct gd_service *s, const struct gd_engine *e, size_t body_bytes,
-                       enum gd_reject *why, const char **message)
+/* False when what goes before a prompt of about this size takes too long. What others have sent but
+ * a prompt of this size would overtake does not count. */
+static bool fits_queue(const struct gd_service *s, struct gd_engine *e, size_t body_bytes)
 {
-    const double queue_ms = gd_engine_queue_ms(e);
     const uint32_t context = gd_engine_context_max(e);
     const size_t tokens = body_bytes / BYTES_PER_TOKEN;
-    const double cost_ms = gd_engine_cost_ms(e, tokens < context ? (uint32_t)tokens : context);
-    if (queue_ms <= 0.0) {
+    if (gd_engine_queue_ms(e) < (double)s->queue_ms_max) {
         return true;
     }
-    if (queue_ms >= (double)s->queue_ms_max) {
-        *why = GD_REJECT_QUEUE_TIME;
-        *message = "the work that waits takes longer than the server lets a request wait";
-        return false;
-    }
-    if (queue_ms + cost_ms > GD_DEADLINE_MS_DEFAULT) {
-        *why = GD_REJECT_DEADLINE;
-        *message = "a verdict would come after the default deadline";
-        return false;
-    }
-    return true;
+    return gd_engine_ahead_ms(e, tokens < context ? (uint32_t)tokens : context) <
+           (double)s->queue_ms_max;
 }
 
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp)
@@ -123,7 +112,10 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     } else if (held + body_bytes > GD_HTTP_BODIES_BYTES_MAX) {
         why = GD_REJECT_MEMORY;
         message = "too many request bodies are held at one time";
-    } else if (fits_queue(s, gd_guard_engine(g), body_bytes, &why, &message)) {
+    } else if (!fits_queue(s, gd_guard_engine(g), body_bytes)) {
+        why = GD_REJECT_QUEUE_TIME;
+        message = "the work that waits takes longer than the server lets a request wait";
+    } else {
         return true;
     }
     gd_reply_fail(resp, 503, code, NULL, message);

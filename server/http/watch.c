@@ -6,9 +6,10 @@
  * of a body, which ends the read and lets a 408 be sent; both sides of an answer.
  *
  * The library does not tell the socket. It is found by its peer, and only when it is needed: while a
- * request is read or judged its socket is open, so that no other open socket of this process has
- * the same peer, and the number is not given to another. A socket that was reset has no peer any
- * more and is not found. */
+ * request is read or judged its socket is open, and the number is not given to another. Another
+ * socket with the same peer can only be of the same client, who used one port of his for two of our
+ * addresses: then both are cut, and neither is taken to have left. A socket that was reset has no
+ * peer any more and is not found. */
 #include "guardian/service.h"
 
 #include <arpa/inet.h>
@@ -45,7 +46,8 @@ static bool is_connection(int fd, const struct gd_watch_entry *e, const struct i
 #define NOT_FOUND (-1)
 #define NO_SUCH_PEER (-2)
 
-static int find_socket(const struct gd_watch_entry *e)
+/* The first from descriptor `fd` on. */
+static int find_socket(const struct gd_watch_entry *e, int fd)
 {
     struct in_addr addr;
     long n = sysconf(_SC_OPEN_MAX);
@@ -53,7 +55,7 @@ static int find_socket(const struct gd_watch_entry *e)
     if (inet_pton(AF_INET, e->remote, &addr) != 1) {
         return NO_SUCH_PEER;
     }
-    for (int fd = 0; fd < max; fd++) {
+    for (; fd < max; fd++) {
         if (is_connection(fd, e, &addr)) {
             return fd;
         }
@@ -63,8 +65,7 @@ static int find_socket(const struct gd_watch_entry *e)
 
 static void cut(const struct gd_watch_entry *e)
 {
-    int fd = find_socket(e);
-    if (fd >= 0) {
+    for (int fd = find_socket(e, 0); fd >= 0; fd = find_socket(e, fd + 1)) {
         shutdown(fd, e->sending ? SHUT_RDWR : SHUT_RD);
     }
 }
@@ -76,7 +77,10 @@ bool gd_watch_gone(struct gd_watch_entry *e)
     }
     if (!e->looked) {
         e->looked = true;
-        e->fd = find_socket(e);
+        e->fd = find_socket(e, 0);
+        if (e->fd >= 0 && find_socket(e, e->fd + 1) >= 0) {
+            e->fd = NO_SUCH_PEER; /* which of the two it is cannot be told */
+        }
     }
     struct pollfd p = {.fd = e->fd, .events = POLLRDHUP};
     e->gone = e->fd == NOT_FOUND || (e->fd >= 0 && poll(&p, 1, 0) == 1 &&

@@ -1,0 +1,75 @@
+/* common.h - what the benchmarks over the engine share: clock, percentiles, a seeded generator, the
+ * ceiling of the matrix products, and where the worker's time goes.
+ *
+ * Only bench/ uses this. Nothing here is a test: no figure is compared with a constant. */
+#ifndef BENCH_COMMON_H
+#define BENCH_COMMON_H
+
+#include "guardian/engine.h"
+#include "guardian/json.h"
+
+double bench_now_ms(void);
+
+void bench_sort(double *v, size_t n);
+double bench_percentile(const double *sorted, size_t n, double p); /* nearest rank; p of 0 to 100 */
+
+/* splitmix64: the same seed gives the same numbers everywhere. */
+struct bench_rng {
+    uint64_t state;
+};
+uint64_t bench_rng_next(struct bench_rng *r);
+uint32_t bench_rng_below(struct bench_rng *r, uint32_t n); /* 0 to n - 1 */
+double bench_rng_normal(struct bench_rng *r);              /* mean 0, deviation 1 */
+
+/* Useful GFLOP of the matrix products of n_tokens computed tokens, n_scored of them scored: two for
+ * each weight and token; what follows the keys and values of the last layer counts for scored
+ * tokens only. Attention and the choice rows do not count. */
+double bench_gflop(const struct gd_model_config *c, uint64_t n_tokens, uint64_t n_scored);
+
+/* Useful GFLOP of attention of one prompt whose first n_cached tokens were not computed. */
+double bench_attention_gflop(const struct gd_model_config *c, uint32_t n_tokens, uint32_t n_cached);
+
+/* The ceiling: GFLOP/s of a product of 512 x 1024 x 1024 on a back end of its own. Raises *gflops to
+ * the best of 30 tries when that is more: call it several times in a run, others may use the
+ * processors. */
+int bench_peak(uint32_t n_threads, double *gflops, struct gd_err *err);
+
+/* Where the worker's time goes. While on, the engine's back end has a table that reads the clock
+ * around each operation. Switch and reset only while the engine has nothing to do. */
+enum bench_op {
+    BENCH_GEMM,
+    BENCH_ATTENTION,
+    BENCH_ROPE,
+    BENCH_NORM,
+    BENCH_SWIGLU,
+    BENCH_EMBED,
+    BENCH_COPY,   /* blocks of the KV cache */
+    BENCH_CHOICE, /* gathered rows, choice logits, sync */
+    BENCH_OPS
+};
+struct bench_times {
+    double op_ms[BENCH_OPS];
+    double step_ms;     /* of all steps, the operations among it */
+    double between_ms;  /* from the end of a step to the first operation of the next, of which */
+    double schedule_ms; /* the worker was on a processor: delivering, taking, planning */
+    uint64_t steps, tokens, seqs;
+};
+const char *bench_op_name(enum bench_op op);
+void bench_timed(struct gd_engine *e, bool on);
+void bench_times_reset(void);
+struct bench_times bench_times_get(void);
+void bench_on_step(void *ctx, const struct gd_step_info *info); /* gd_engine_options.on_step */
+double bench_ops_ms(const struct bench_times *t);
+
+/* Members that every result has: program, commit (may be NULL), CPU, back end, model. */
+void bench_json_head(struct gd_json_writer *w, const char *bench, const char *commit,
+                     const struct gd_engine *e);
+void bench_json_put(struct gd_json_writer *w, const char *key, double value); /* five digits */
+/* Ends the object and prints it as one line. */
+void bench_json_print(struct gd_json_writer *w);
+/* "op_share": {"gemm": ...} of wall_ms. */
+void bench_json_shares(struct gd_json_writer *w, const struct bench_times *t, double wall_ms);
+/* A decimal number of 0 to max; false when text is anything else. */
+bool bench_number(const char *text, uint64_t max, uint64_t *out);
+
+#endif
