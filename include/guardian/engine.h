@@ -68,8 +68,9 @@ struct gd_score {
 };
 
 /* Puts a prompt into the queue; nothing of *req is used after the call. GD_EBUSY when the queue is
- * full or the deadline cannot be kept (by what goes before it, its own cost and a step), GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT prompt longer than the
- * context, GD_EUSAGE ids outside the vocabulary or no tokens. */
+ * full or the deadline cannot be kept (what goes before it, its own cost and a step take longer),
+ * GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT prompt longer than the context, GD_EUSAGE ids outside the
+ * vocabulary or no tokens. */
 struct gd_ticket;
 int gd_engine_submit(struct gd_engine *e, const struct gd_score_request *req,
                      struct gd_ticket **out, struct gd_err *err);
