@@ -26,7 +26,7 @@
 /* Trajectory */
 #define GD_EVENTS_MAX 4096    /* events of one trajectory */
 #define GD_TOOLS_MAX 2048     /* tools of one catalogue */
-#define GD_SESSION_BYTES_MAX 512 /* it is told again in the verdict */
+#define GD_SESSION_BYTES_MAX 8192 /* told again in each verdict: a batch must fit into an answer */
 #define GD_BATCH_ITEMS_MAX 64 /* items of one /v1/guard/batch */
 #define GD_PROMPT_BYTES_MAX (8 * GD_MIB)
 

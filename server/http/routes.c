@@ -87,7 +87,8 @@ static bool fits_queue(const struct gd_service *s, struct gd_engine *e, size_t b
 {
     const uint32_t context = gd_engine_context_max(e);
     const size_t tokens = body_bytes / BYTES_PER_TOKEN;
-    if (gd_engine_queue_ms(e) < (double)s->queue_ms_max) {
+    const double queue_ms = gd_engine_queue_ms(e);
+    if (queue_ms <= 0.0 || queue_ms < (double)s->queue_ms_max) {
         return true;
     }
     return gd_engine_ahead_ms(e, tokens < context ? (uint32_t)tokens : context) <
