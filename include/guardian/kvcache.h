@@ -55,11 +55,12 @@ struct gd_kv_seq {
     uint8_t digest[32];   /* its hash */
 };
 
-/* reuse false: nothing is ever found. GD_EUSAGE (0 or more than GD_KV_BLOCKS_MAX), GD_ENOMEM. */
+/* reuse false: nothing is ever found. GD_EUSAGE (0 or more than GD_KV_BLOCKS_MAX), GD_ENOMEM,
+ * GD_EINTERNAL (no random bytes). */
 int gd_kvcache_open(struct gd_kvcache **out, uint32_t n_blocks, bool reuse, struct gd_err *err);
 void gd_kvcache_close(struct gd_kvcache *c); /* NULL is fine */
 
-/* Tokens that gd_kvcache_acquire would find now. Changes nothing, not even the order of use. */
+/* Tokens that gd_kvcache_acquire would find now (in a pool that is not too tight for a copy). Changes nothing, not even the order of use. */
 uint32_t gd_kvcache_peek(const struct gd_kvcache *c, const struct gd_kv_prompt *p);
 
 /* Fills *s: the longest known prefix, and blocks of its own for the rest. GD_EBUSY when there are

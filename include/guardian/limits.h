@@ -70,7 +70,7 @@
 #define GD_DEADLINE_MS_MAX 600000
 #define GD_KV_BLOCK_TOKENS 16 /* tokens of one block of the KV cache */
 #define GD_KV_SEQ_BLOCKS_MAX (GD_CONTEXT_TOKENS_MAX / GD_KV_BLOCK_TOKENS)
-#define GD_KV_SIBLINGS_MAX 64   /* blocks looked at for a partial match */
+#define GD_KV_SIBLINGS_MAX 64   /* looked at for a partial match, of all tenants and of one each */
 #define GD_KV_BLOCKS_MAX 4194304
 #define GD_KV_BYTES_DEFAULT (512 * GD_MIB) /* of the KV cache on a CPU, where there is enough */
 #define GD_KV_MIB_MAX 1048576              /* of the KV cache, as a flag may ask for */

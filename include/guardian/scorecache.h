@@ -15,7 +15,8 @@ struct gd_score_key {
     uint8_t digest[32];
 };
 
-/* n_entries: 1 to GD_VERDICT_CACHE_MAX. GD_EUSAGE, GD_ENOMEM. */
+/* n_entries: 1 to GD_VERDICT_CACHE_MAX. GD_EUSAGE, GD_ENOMEM, GD_EINTERNAL (no
+ * random bytes). */
 int gd_scorecache_open(struct gd_scorecache **out, uint32_t n_entries, struct gd_err *err);
 void gd_scorecache_close(struct gd_scorecache *c); /* NULL is fine */
 

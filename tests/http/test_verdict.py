@@ -213,3 +213,9 @@ def test_version_is_the_model_files(server):
     for f in info["files"]:
         data = pathlib.Path(model_dir() / f["path"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == f["sha256"]
+
+
+def test_session_is_told_again_but_not_at_any_length(server):
+    assert server.guard({**pending_request(), "session": "s" * 8192}).json["session"] == "s" * 8192
+    r = server.guard({**pending_request(), "session": "s" * 8193})
+    assert r.status == 422 and r.error["field"] == "session" and "8192" in r.error["message"]
