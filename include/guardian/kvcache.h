@@ -60,7 +60,8 @@ struct gd_kv_seq {
 int gd_kvcache_open(struct gd_kvcache **out, uint32_t n_blocks, bool reuse, struct gd_err *err);
 void gd_kvcache_close(struct gd_kvcache *c); /* NULL is fine */
 
-/* Tokens that gd_kvcache_acquire would find now (in a pool that is not too tight for a copy). Changes nothing, not even the order of use. */
+/* Tokens that gd_kvcache_acquire would find now, where the pool is not too tight for a copy. Changes
+ * nothing, not even the order of use. */
 uint32_t gd_kvcache_peek(const struct gd_kvcache *c, const struct gd_kv_prompt *p);
 
 /* Fills *s: the longest known prefix, and blocks of its own for the rest. GD_EBUSY when there are
