@@ -6,11 +6,11 @@
  *   key = min(submitted + GD_BATCH_SLACK * (cost + before), max(submitted, deadline - cost))
  *
  * cost is the estimated time of its new tokens alone, before that of what the same client sent with
- * it (a batch is spread out, so that others get their turn among its items). A short prompt, or one whose prefix is cached,
- * overtakes a long one that came a little earlier, and its own time times the slack later nothing
- * that comes can overtake it any more: nobody starves. Prompts continue in chunks, so a short one
- * waits for a step, not for a prompt. A prompt whose prefix another one is about to compute gives it
- * its place until that is done, so that a prefix is computed once.
+ * it (a batch is spread out, so that others get their turn among its items). A short prompt, or one
+ * whose prefix is cached, overtakes a long one that came a little earlier, and its own time times
+ * the slack later nothing that comes can overtake it any more: nobody starves. Prompts continue in
+ * chunks, so a short one waits for a step, not for a prompt. A prompt whose prefix another one is
+ * about to compute gives it its place until that is done, so that a prefix is computed once.
  *
  * No threads, no clock, no back end: times are arguments, so that tests can simulate. One thread. */
 #ifndef GUARDIAN_BATCH_H
