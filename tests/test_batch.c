@@ -42,8 +42,7 @@ static struct prompt prompts[MAX_WORKS];
 static void machine_open(struct machine *m, uint32_t n_blocks, uint32_t step_tokens, bool reuse)
 {
     struct gd_err err = {0};
-    const struct gd_sched_options opt = {
-        .step_tokens = step_tokens, .n_works = MAX_WORKS, .no_reuse = !reuse};
+    const struct gd_sched_options opt = {.step_tokens = step_tokens, .n_works = MAX_WORKS};
     *m = (struct machine){
         .n_blocks = n_blocks, .step_tokens = step_tokens, .now_ns = MS, .ns_per_token = 50000};
     assert_int_equal(gd_kvcache_open(&m->cache, n_blocks, reuse, &err), GD_OK);

@@ -123,8 +123,8 @@ struct gd_backend {
     const char *isa;        /* "avx512_core_amx", "avx512_core", "avx2", ... */
     const char *gemm_dtype; /* "bf16" with AMX, else "f32" */
     uint32_t n_threads;
-    uint32_t
-        step_tokens; /* a step over more tokens is no more efficient: packing more requests only delays them */
+    /* A step over more tokens is no more efficient: packing more requests only delays them. */
+    uint32_t step_tokens;
     size_t weight_bytes_held;
 };
 

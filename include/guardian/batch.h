@@ -46,13 +46,15 @@ struct gd_sched;
 struct gd_sched_options {
     uint32_t step_tokens; /* 1 to GD_STEP_TOKENS_MAX */
     uint32_t n_works;     /* at most so many are in the scheduler at one time */
-    bool no_reuse;        /* the cache finds nothing: never wait for another's prefix */
 };
 
 /* c is used until close, by nobody else. */
 int gd_sched_open(struct gd_sched **out, struct gd_kvcache *c, const struct gd_sched_options *opt,
                   struct gd_err *err);
 void gd_sched_close(struct gd_sched *s); /* NULL is fine; what is still in it is forgotten */
+
+/* The key of a prompt that came at submit_ns (deadline_ns 0: none), all in ns. */
+int64_t gd_sched_key(int64_t submit_ns, int64_t deadline_ns, int64_t cost, int64_t before);
 
 /* Fixes the key, and n_new. ns_per_token: the present estimate of the cost of one new token. In n_new
  * tokens that the works added last will compute for this one too do not count. */

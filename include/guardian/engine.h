@@ -22,7 +22,7 @@ struct gd_engine;
 
 /* What one step was; for metrics. */
 struct gd_step_info {
-    uint32_t n_seqs, n_tokens, n_finished;
+    uint32_t n_seqs, n_tokens;
     double ms;
 };
 

@@ -60,6 +60,10 @@ struct gd_kv_seq {
 int gd_kvcache_open(struct gd_kvcache **out, uint32_t n_blocks, bool reuse, struct gd_err *err);
 void gd_kvcache_close(struct gd_kvcache *c); /* NULL is fine */
 
+/* Leading tokens that b may reuse once a has computed them; 0 where nothing is reused. Any thread. */
+uint32_t gd_kvcache_common(const struct gd_kvcache *c, const struct gd_kv_prompt *a,
+                           const struct gd_kv_prompt *b);
+
 /* Tokens that gd_kvcache_acquire would find now, where the pool is not too tight for a copy. Changes
  * nothing, not even the order of use. */
 uint32_t gd_kvcache_peek(const struct gd_kvcache *c, const struct gd_kv_prompt *p);

@@ -19,7 +19,6 @@
 struct gd_sched {
     struct gd_kvcache *cache;
     uint32_t step_tokens;
-    bool reuse;
     struct gd_work **works; /* [n_works] */
     uint32_t n_works, max_works;
 
@@ -46,7 +45,6 @@ int gd_sched_open(struct gd_sched **out, struct gd_kvcache *c, const struct gd_s
     s->cache = c;
     s->step_tokens = opt->step_tokens;
     s->max_works = opt->n_works;
-    s->reuse = !opt->no_reuse;
     s->works = calloc(opt->n_works, sizeof(struct gd_work *));
     s->tokens = calloc(opt->step_tokens, sizeof *s->tokens);
     s->positions = calloc(opt->step_tokens, sizeof *s->positions);
@@ -76,20 +74,18 @@ bool gd_sched_empty(const struct gd_sched *s)
     return s->n_works == 0;
 }
 
-/* Tokens of b's prefix that a will have made reusable for b in the end. */
-static uint32_t promised(const struct gd_work *a, const struct gd_work *b)
+int64_t gd_sched_key(int64_t submit_ns, int64_t deadline_ns, int64_t cost, int64_t before)
 {
-    const struct gd_kv_prompt *p = &a->prompt, *q = &b->prompt;
-    bool same_salt = memcmp(&p->salt, &q->salt, sizeof p->salt) == 0;
-    uint32_t max_p = same_salt ? p->n_keep : p->n_shared;
-    uint32_t max_q = same_salt ? q->n_keep : q->n_shared;
-    uint32_t max = max_p < max_q ? max_p : max_q;
-    uint32_t n = 0;
-    while (n + GD_KV_BLOCK_TOKENS <= max &&
-           memcmp(p->tokens + n, q->tokens + n, GD_KV_BLOCK_TOKENS * sizeof *p->tokens) == 0) {
-        n += GD_KV_BLOCK_TOKENS;
-    }
-    return n;
+    int64_t key = submit_ns + GD_BATCH_SLACK * (cost + before);
+    int64_t latest = deadline_ns - cost > submit_ns ? deadline_ns - cost : submit_ns;
+    return deadline_ns != 0 && latest < key ? latest : key;
+}
+
+/* Tokens of b's prefix that a will have made reusable for b in the end: whole blocks. */
+static uint32_t promised(const struct gd_sched *s, const struct gd_work *a, const struct gd_work *b)
+{
+    uint32_t n = gd_kvcache_common(s->cache, &a->prompt, &b->prompt);
+    return n / GD_KV_BLOCK_TOKENS * GD_KV_BLOCK_TOKENS;
 }
 
 /* Tokens of w that it will not have to compute: the n_known found now, or more that a work added
@@ -97,8 +93,8 @@ static uint32_t promised(const struct gd_work *a, const struct gd_work *b)
 static uint32_t foreseen(const struct gd_sched *s, const struct gd_work *w, uint32_t n_known)
 {
     uint32_t most = n_known;
-    for (uint32_t i = s->n_works; s->reuse && i > 0 && s->n_works - i < LOOK_BACK; i--) {
-        uint32_t n = promised(s->works[i - 1], w);
+    for (uint32_t i = s->n_works; i > 0 && s->n_works - i < LOOK_BACK; i--) {
+        uint32_t n = promised(s, s->works[i - 1], w);
         most = n > most ? n : most;
     }
     return most < w->prompt.n_tokens ? most : w->prompt.n_tokens - 1;
@@ -116,11 +112,7 @@ void gd_sched_add(struct gd_sched *s, struct gd_work *w, double ns_per_token)
     w->next = NULL;
     int64_t cost = (int64_t)(ns_per_token * (w->prompt.n_tokens - n_known));
     int64_t before = (int64_t)(ns_per_token * w->n_before);
-    int64_t latest = w->deadline_ns - cost > w->submit_ns ? w->deadline_ns - cost : w->submit_ns;
-    w->key_ns = w->submit_ns + GD_BATCH_SLACK * (cost + before);
-    if (w->deadline_ns != 0 && latest < w->key_ns) {
-        w->key_ns = latest;
-    }
+    w->key_ns = gd_sched_key(w->submit_ns, w->deadline_ns, cost, before);
     s->works[s->n_works++] = w;
 }
 
@@ -204,9 +196,9 @@ static bool had_better_wait(struct gd_sched *s, struct gd_work *w)
 {
     struct gd_work *best = NULL;
     uint32_t most = 0;
-    for (uint32_t i = 0; i < s->n_works && s->reuse; i++) {
+    for (uint32_t i = 0; i < s->n_works; i++) {
         struct gd_work *a = s->works[i];
-        uint32_t n = a->started ? promised(a, w) : 0;
+        uint32_t n = a->started ? promised(s, a, w) : 0;
         if (n > most && n > a->n_done + a->n_step) {
             most = n;
             best = a;

@@ -133,18 +133,8 @@ struct estimate {
 static uint32_t shared_with_newest(const struct gd_engine *e, const struct gd_kv_prompt *p)
 {
     const struct gd_ticket *t = e->newest;
-    if (t == NULL || !e->reuse || (t->state != TICKET_QUEUED && t->state != TICKET_ACTIVE)) {
-        return 0;
-    }
-    const struct gd_kv_prompt *q = &t->work.prompt;
-    bool same_salt = memcmp(&p->salt, &q->salt, sizeof p->salt) == 0;
-    uint32_t max = same_salt ? q->n_keep : q->n_shared, own = same_salt ? p->n_keep : p->n_shared;
-    uint32_t n = 0;
-    max = own < max ? own : max;
-    while (n < max && p->tokens[n] == q->tokens[n]) {
-        n++;
-    }
-    return n;
+    bool waits = t != NULL && (t->state == TICKET_QUEUED || t->state == TICKET_ACTIVE);
+    return waits ? gd_kvcache_common(e->cache, &t->work.prompt, p) : 0;
 }
 
 static struct estimate estimate(const struct gd_engine *e, const struct gd_score_request *req,
@@ -155,11 +145,7 @@ static struct estimate estimate(const struct gd_engine *e, const struct gd_score
     struct estimate est = {.n_new = (learned < rest ? learned : rest) + 1};
     int64_t cost = (int64_t)(engine_ns_per_token(e) * (double)(learned + 1));
     int64_t before = (int64_t)(engine_ns_per_token(e) * req->n_before);
-    int64_t latest = req->deadline_ns - cost > now ? req->deadline_ns - cost : now;
-    est.rank_ns = now + GD_BATCH_SLACK * (cost + before);
-    if (req->deadline_ns != 0 && latest < est.rank_ns) {
-        est.rank_ns = latest;
-    }
+    est.rank_ns = gd_sched_key(now, req->deadline_ns, cost, before);
     return est;
 }
 
@@ -416,7 +402,7 @@ double gd_engine_ahead_ms(struct gd_engine *e, uint32_t n_tokens)
 {
     pthread_mutex_lock(&e->lock);
     double cost_ns = engine_ns_per_token(e) * e->miss_ratio * n_tokens;
-    double ns = work_ahead_ns(e, gd_now_ns() + GD_BATCH_SLACK * (int64_t)cost_ns);
+    double ns = work_ahead_ns(e, gd_sched_key(gd_now_ns(), 0, (int64_t)cost_ns, 0));
     pthread_mutex_unlock(&e->lock);
     return ns / 1e6;
 }

@@ -83,7 +83,6 @@ static int open_buffers(struct gd_engine *e, const struct gd_engine_options *opt
     e->step_tokens = opt->step_tokens != 0 ? opt->step_tokens : e->be->step_tokens;
     e->step_tokens = least(e->step_tokens, GD_STEP_TOKENS_MAX);
     e->verdict_entries = opt->verdict_entries;
-    e->reuse = !opt->no_prefix_cache;
     e->miss_ratio = 1.0;
     e->inbox_end = &e->inbox;
     int rc = plan_kv(e, opt->kv_bytes, opt->model.memory_max, err);
@@ -91,8 +90,8 @@ static int open_buffers(struct gd_engine *e, const struct gd_engine_options *opt
     if (rc == GD_OK && opt->verdict_entries > 0) {
         rc = gd_scorecache_open(&e->scores, opt->verdict_entries, err);
     }
-    const struct gd_sched_options sched = {
-        .step_tokens = e->step_tokens, .n_works = ENGINE_TICKETS, .no_reuse = opt->no_prefix_cache};
+    const struct gd_sched_options sched = {.step_tokens = e->step_tokens,
+                                           .n_works = ENGINE_TICKETS};
     rc = rc != GD_OK ? rc : gd_sched_open(&e->sched, e->cache, &sched, err);
     rc =
         rc != GD_OK ? rc : gd_forward_open(&e->forward, e->model, e->step_tokens, e->n_blocks, err);

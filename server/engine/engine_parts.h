@@ -48,7 +48,6 @@ struct gd_engine {
     struct gd_scorecache *scores; /* NULL: none are kept */
     uint32_t context_max, step_tokens, n_blocks, verdict_entries;
     uint64_t kv_bytes;
-    bool reuse;
     void (*on_step)(void *ctx, const struct gd_step_info *info);
     void *ctx;
 

@@ -376,6 +376,18 @@ static void find(const struct gd_kvcache *c, const struct gd_kv_prompt *p, uint3
     find_partial(c, p, f);
 }
 
+uint32_t gd_kvcache_common(const struct gd_kvcache *c, const struct gd_kv_prompt *a,
+                           const struct gd_kv_prompt *b)
+{
+    bool same_salt = memcmp(&a->salt, &b->salt, sizeof a->salt) == 0;
+    uint32_t max_a = same_salt ? a->n_keep : a->n_shared;
+    uint32_t max_b = same_salt ? b->n_keep : b->n_shared;
+    uint32_t max = max_a < max_b ? max_a : max_b, n = 0;
+    while (c->reuse && n < max && a->tokens[n] == b->tokens[n])
+        n++;
+    return n;
+}
+
 uint32_t gd_kvcache_peek(const struct gd_kvcache *c, const struct gd_kv_prompt *p)
 {
     struct found f;

@@ -234,7 +234,6 @@ void *engine_worker_main(void *engine)
         keep_scores(e, &step, &o);
         struct gd_step_info info = {.n_seqs = step.batch.n_seqs,
                                     .n_tokens = step.batch.n_tokens,
-                                    .n_finished = step.n_scored,
                                     .ms = (double)(o.end_ns - o.begin_ns) / 1e6};
         if (e->on_step != NULL) {
             e->on_step(e->ctx, &info);
