@@ -10,7 +10,8 @@
 #define TINY_MODEL "golden/models/qwen2_f16"
 
 #define TWO_CHOICES                                                                                \
-    "\"choices\":[{\"text\":\"A\",\"label\":\"true\"},{\"text\":\"B\",\"label\":\"replay_function\"}]"
+    "\"choices\":[{\"text\":\"A\",\"label\":\"true\"},{\"text\":\"B\",\"label\":\"replay_"         \
+    "function\"}]"
 #define ELEVEN_CHOICES                                                                             \
     "\"choices\":[{\"text\":\"A\",\"label\":\"appropriate\"},"                                     \
     "{\"text\":\"B\",\"label\":\"function_overlapping\"},"                                         \
@@ -24,7 +25,8 @@
     "{\"text\":\"J\",\"label\":\"identity_injection\"},"                                           \
     "{\"text\":\"K\",\"label\":\"replay_injection\"}]"
 /* The body and nothing else. */
-#define BARE "{\"name\":\"bare\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES
+#define BARE                                                                                       \
+    "{\"name\":\"bare\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES
 
 /* A whole file, zero-terminated, to be freed. */
 static inline char *read_text(const char *path)
@@ -42,9 +44,10 @@ static inline char *read_text(const char *path)
 }
 
 /* The tiny tokenizer's pattern, as its file has it, and that of Llama-3. */
-#define TINY_PATTERN "\" ?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+|\\\\s+(?!\\\\S)|\\\\s+\""
+#define TINY_PATTERN                                                                               \
+    "\" ?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+|\\\\s+(?!\\\\S)|\\\\s+\""
 #define LLAMA3_PATTERN                                                                             \
-    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}"                        \
+    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}"         \
     "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\""
 
 /* A tokenizer.json with one text in it, which must be there, replaced. */

@@ -30,7 +30,8 @@ static struct gd_guard *open_guard_with(struct gd_guard_options opt)
 
 static struct gd_guard *open_guard(const char *dir, const char *policy)
 {
-    return open_guard_with((struct gd_guard_options){.engine = {.model_dir = dir}, .policy_path = policy});
+    return open_guard_with(
+        (struct gd_guard_options){.engine = {.model_dir = dir}, .policy_path = policy});
 }
 
 static int setup(void **state)
@@ -57,13 +58,15 @@ struct answer {
     int rc;
 };
 
-static void ask_as(struct gd_guard *g, const char *request, const struct gd_caller *caller, struct answer *a)
+static void ask_as(struct gd_guard *g, const char *request, const struct gd_caller *caller,
+                   struct answer *a)
 {
     const struct gd_json *v = NULL;
     memset(a, 0, sizeof *a);
     gd_arena_init(&a->arena, GD_REQUEST_ARENA_BYTES);
     gd_buf_init(&a->text, 1 << 20);
-    if (gd_json_parse(&a->arena, gd_str_from(request), &GD_JSON_REQUEST_LIMITS, &v, &a->err) != GD_OK)
+    if (gd_json_parse(&a->arena, gd_str_from(request), &GD_JSON_REQUEST_LIMITS, &v, &a->err) !=
+        GD_OK)
         fail_msg("%s: %s", request, a->err.msg);
     memset(&a->judgement, 0xA5, sizeof a->judgement);
     a->rc = gd_guard_judge(g, &a->arena, v, caller, &a->judgement, &a->err);
@@ -76,7 +79,9 @@ static void ask_as(struct gd_guard *g, const char *request, const struct gd_call
     gd_json_writer_init(&w, &a->text);
     gd_judgement_write(g, &a->judgement, &w);
     assert_int_equal(a->text.failed, 0);
-    assert_int_equal(gd_json_parse(&a->arena, (struct gd_str){a->text.data, a->text.len}, &GD_JSON_REQUEST_LIMITS, &a->root, NULL), GD_OK);
+    assert_int_equal(gd_json_parse(&a->arena, (struct gd_str){a->text.data, a->text.len},
+                                   &GD_JSON_REQUEST_LIMITS, &a->root, NULL),
+                     GD_OK);
 }
 
 static void ask(struct gd_guard *g, const char *request, struct answer *a)
@@ -102,11 +107,14 @@ static void expect_member(const struct gd_json *obj, const char *key, const char
 {
     const struct gd_json *v = gd_json_get(obj, key);
     if (!gd_json_is(v, GD_JSON_STRING) || !gd_str_eqz(v->str, want))
-        fail_msg("%s is %.*s, not '%s'", key, v ? (int)v->raw.len : 7, v ? v->raw.ptr : "missing", want);
+        fail_msg("%s is %.*s, not '%s'", key, v ? (int)v->raw.len : 7, v ? v->raw.ptr : "missing",
+                 want);
 }
 
 #define USER "{\"role\":\"user\",\"content\":\"weather in Oslo?\"}"
-#define CALL "{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"1\",\"function\":{\"name\":\"get_weather\",\"arguments\":\"{\\\"city\\\":\\\"Oslo\\\"}\"}}]}"
+#define CALL                                                                                       \
+    "{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"1\",\"function\":{\"name\":\"get_"          \
+    "weather\",\"arguments\":\"{\\\"city\\\":\\\"Oslo\\\"}\"}}]}"
 #define RESULT "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":\"{\\\"t\\\":3}\"}"
 #define ANSWER "{\"role\":\"assistant\",\"content\":\"3 degrees\"}"
 #define PATIENT ",\"deadline_ms\":600000" /* a busy machine is no failure here */
@@ -116,12 +124,17 @@ static void test_answer(void **state)
 {
     (void)state;
     struct answer a;
-    ask(guard, STORY ",\"session\":\"s-\\\"1\",\"principal\":{\"id\":\"u\"},\"mode\":\"score\",\"policy\":\"mcip\",\"deadline_ms\":600000,\"dry_run\":false}", &a);
+    ask(guard,
+        STORY ",\"session\":\"s-\\\"1\",\"principal\":{\"id\":\"u\"},\"mode\":\"score\",\"policy\":"
+              "\"mcip\",\"deadline_ms\":600000,\"dry_run\":false}",
+        &a);
     if (a.rc != GD_OK)
         fail_msg("%s", a.err.msg);
     static const char *const members[] = {
-        "id", "object", "created", "model", "model_version", "policy", "phase", "status", "action", "flagged", "label", "choice", "score",
-        "scores", "masked", "step", "threshold", "taxonomy", "reason", "rationale", "mode", "session", "intent", "context", "timing_ms"};
+        "id",      "object", "created",   "model",    "model_version", "policy",    "phase",
+        "status",  "action", "flagged",   "label",    "choice",        "score",     "scores",
+        "masked",  "step",   "threshold", "taxonomy", "reason",        "rationale", "mode",
+        "session", "intent", "context",   "timing_ms"};
     const struct gd_json *m = a.root->child;
     for (size_t i = 0; i < sizeof members / sizeof members[0]; i++, m = m->next) {
         assert_non_null(m);
@@ -155,7 +168,8 @@ static void test_answer(void **state)
     assert_true(number(a.root, "score") == 1 - number(scores, "appropriate"));
     assert_int_equal(gd_json_get(a.root, "masked")->n_children, 0);
     const struct gd_json *context = gd_json_get(a.root, "context");
-    static const char *const counts[] = {"events", "tokens", "cached_tokens", "elided", "truncated", "omitted", "duplicate_keys"};
+    static const char *const counts[] = {"events",    "tokens",  "cached_tokens", "elided",
+                                         "truncated", "omitted", "duplicate_keys"};
     m = context->child;
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++, m = m->next)
         assert_true(m && gd_str_eqz(m->key, counts[i]));
@@ -164,7 +178,8 @@ static void test_answer(void **state)
     assert_true(number(context, "tokens") > 100);
     assert_int_equal(gd_json_get(context, "truncated")->type, GD_JSON_FALSE);
     const struct gd_json *timing = gd_json_get(a.root, "timing_ms");
-    assert_true(number(timing, "queue") >= 0 && number(timing, "tokenize") > 0 && number(timing, "prefill") > 0);
+    assert_true(number(timing, "queue") >= 0 && number(timing, "tokenize") > 0 &&
+                number(timing, "prefill") > 0);
     assert_true(number(timing, "total") >= number(timing, "tokenize") + number(timing, "prefill"));
     drop(&a);
 }
@@ -227,9 +242,13 @@ static void test_doubts_are_reviewed(void **state)
 {
     (void)state;
     struct answer a;
-    ask(guard, "{\"messages\":[" USER ",{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1,\"a\":2}}}]}]" PATIENT "}", &a);
+    ask(guard,
+        "{\"messages\":[" USER ",{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":"
+                               "\"f\",\"arguments\":{\"a\":1,\"a\":2}}}]}]" PATIENT "}",
+        &a);
     assert_int_equal(a.rc, GD_OK);
-    assert_int_equal(gd_json_get(gd_json_get(a.root, "context"), "duplicate_keys")->type, GD_JSON_TRUE);
+    assert_int_equal(gd_json_get(gd_json_get(a.root, "context"), "duplicate_keys")->type,
+                     GD_JSON_TRUE);
     assert_int_not_equal(a.judgement.verdict.action, GD_ACTION_ALLOW);
     assert_non_null(strstr(a.judgement.verdict.reason, "duplicate keys"));
     drop(&a);
@@ -247,12 +266,16 @@ static void test_render(void **state)
     gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
     gd_buf_init(&text, 1 << 20);
     gd_json_writer_init(&w, &text);
-    assert_int_equal(gd_json_parse(&arena, gd_str_from(STORY "}"), &GD_JSON_REQUEST_LIMITS, &v, NULL), GD_OK);
+    assert_int_equal(
+        gd_json_parse(&arena, gd_str_from(STORY "}"), &GD_JSON_REQUEST_LIMITS, &v, NULL), GD_OK);
     assert_int_equal(gd_guard_render(guard, &arena, v, &w, &err), GD_OK);
-    assert_int_equal(gd_json_parse(&arena, (struct gd_str){text.data, text.len}, &GD_JSON_REQUEST_LIMITS, &r, NULL), GD_OK);
+    assert_int_equal(gd_json_parse(&arena, (struct gd_str){text.data, text.len},
+                                   &GD_JSON_REQUEST_LIMITS, &r, NULL),
+                     GD_OK);
     assert_int_equal(r->n_children, 4);
     const struct gd_str prompt = gd_json_get(r, "text")->str;
-    static const char body[] = "\nUSER: weather in Oslo?\nASSISTANT: <functioncall> {\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n"
+    static const char body[] = "\nUSER: weather in Oslo?\nASSISTANT: <functioncall> {\"name\": "
+                               "\"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n"
                                "FUNCTION RESPONSE: {\"t\": 3}\nASSISTANT: 3 degrees\n";
     assert_non_null(memmem(prompt.ptr, prompt.len, body, strlen(body)));
     /* the tokens are what the engine scores: decoding them gives the text */
@@ -289,7 +312,9 @@ static void test_out_of_memory(void **state)
     const struct gd_json *v = NULL;
     int worked = 0;
     gd_arena_init(&json, GD_REQUEST_ARENA_BYTES);
-    assert_int_equal(gd_json_parse(&json, gd_str_from(STORY PATIENT "}"), &GD_JSON_REQUEST_LIMITS, &v, NULL), GD_OK);
+    assert_int_equal(
+        gd_json_parse(&json, gd_str_from(STORY PATIENT "}"), &GD_JSON_REQUEST_LIMITS, &v, NULL),
+        GD_OK);
     for (size_t budget = 0; budget < 100000 && worked < 3; budget += 500) {
         struct gd_arena a;
         struct gd_judgement j;
@@ -310,13 +335,15 @@ static void test_out_of_memory(void **state)
 static void *judge_many(void *arg)
 {
     double *scores = arg;
-    static const char *const requests[2] = {STORY PATIENT "}", "{\"messages\":[" USER "," CALL "]" PATIENT "}"};
+    static const char *const requests[2] = {STORY PATIENT "}",
+                                            "{\"messages\":[" USER "," CALL "]" PATIENT "}"};
     for (int i = 0; i < 4; i++) {
         struct gd_arena a;
         struct gd_judgement j;
         const struct gd_json *v = NULL;
         gd_arena_init(&a, GD_REQUEST_ARENA_BYTES);
-        if (gd_json_parse(&a, gd_str_from(requests[i % 2]), &GD_JSON_REQUEST_LIMITS, &v, NULL) != GD_OK ||
+        if (gd_json_parse(&a, gd_str_from(requests[i % 2]), &GD_JSON_REQUEST_LIMITS, &v, NULL) !=
+                GD_OK ||
             gd_guard_judge(guard, &a, v, NULL, &j, NULL) != GD_OK)
             return NULL;
         if (i < 2)
@@ -360,7 +387,9 @@ static void test_open(void **state)
     gd_guard_close(NULL);
     char path[] = "/tmp/gd_policy_XXXXXX";
     const int fd = mkstemp(path);
-    static const char json[] = "{\"name\":\"two\",\"version\":3,\"chat\":\"chatml\",\"template\":\"{body}\"," TWO_CHOICES "}";
+    static const char json[] =
+        "{\"name\":\"two\",\"version\":3,\"chat\":\"chatml\",\"template\":\"{body}\"," TWO_CHOICES
+        "}";
     assert_int_equal(write(fd, json, sizeof json - 1), (ssize_t)(sizeof json - 1));
     close(fd);
     g = open_guard(TINY_MODEL, path);
@@ -401,13 +430,16 @@ static void make_model(char *dir)
     snprintf(path, sizeof path, "%s/policy.json", dir);
     f = fopen(path, "wb");
     assert_non_null(f);
-    fputs("{\"name\":\"own\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES "}", f);
+    fputs("{\"name\":\"own\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES
+          "}",
+          f);
     fclose(f);
 }
 
 static void remove_model(const char *dir)
 {
-    static const char *const files[] = {"tokenizer.json", "model.safetensors", "config.json", "policy.json"};
+    static const char *const files[] = {"tokenizer.json", "model.safetensors", "config.json",
+                                        "policy.json"};
     for (size_t i = 0; i < 4; i++) {
         char path[256];
         snprintf(path, sizeof path, "%s/%s", dir, files[i]);
@@ -462,7 +494,8 @@ static void test_own_policy_and_full_context(void **state)
     assert_int_not_equal(a.judgement.verdict.action, GD_ACTION_ERROR);
     drop(&a);
     b.len = 0;
-    gd_buf_z(&b, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"");
+    gd_buf_z(&b,
+             "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"");
     for (int i = 0; i < 1000; i++)
         gd_buf_z(&b, "x");
     gd_buf_z(&b, "\"}}]}]}");
@@ -501,12 +534,15 @@ struct begun {
     int rc;
 };
 
-static void begin(struct gd_guard *g, char *request, const struct gd_caller *caller, struct begun *b)
+static void begin(struct gd_guard *g, char *request, const struct gd_caller *caller,
+                  struct begun *b)
 {
     memset(b, 0, sizeof *b);
     b->request = request;
     gd_arena_init(&b->arena, GD_REQUEST_ARENA_BYTES);
-    assert_int_equal(gd_json_parse(&b->arena, gd_str_from(request), &GD_JSON_REQUEST_LIMITS, &b->root, NULL), GD_OK);
+    assert_int_equal(
+        gd_json_parse(&b->arena, gd_str_from(request), &GD_JSON_REQUEST_LIMITS, &b->root, NULL),
+        GD_OK);
     memset(&b->pending, 0xA5, sizeof b->pending);
     b->rc = gd_guard_begin(g, &b->arena, b->root, caller, &b->pending, &b->err);
     static const struct gd_pending zero;
@@ -524,8 +560,9 @@ static bool same_verdict(const struct gd_judgement *a, const struct gd_judgement
 {
     const struct gd_verdict *v = &a->verdict;
     const struct gd_verdict *w = &b->verdict;
-    return memcmp(v->scores, w->scores, sizeof v->scores) == 0 && v->risk == w->risk && v->label == w->label && v->action == w->action &&
-           v->action != GD_ACTION_ERROR && v->choice == w->choice && a->phase == b->phase && a->step == b->step &&
+    return memcmp(v->scores, w->scores, sizeof v->scores) == 0 && v->risk == w->risk &&
+           v->label == w->label && v->action == w->action && v->action != GD_ACTION_ERROR &&
+           v->choice == w->choice && a->phase == b->phase && a->step == b->step &&
            a->events == b->events && a->tokens == b->tokens && a->flags == b->flags;
 }
 
@@ -536,13 +573,15 @@ static bool same_verdict(const struct gd_judgement *a, const struct gd_judgement
 static void test_begin_many(void **state)
 {
     (void)state;
-    struct gd_guard *plain = open_guard_with((struct gd_guard_options){.engine = {.model_dir = TINY_MODEL, .no_prefix_cache = true}});
+    struct gd_guard *plain = open_guard_with(
+        (struct gd_guard_options){.engine = {.model_dir = TINY_MODEL, .no_prefix_cache = true}});
     struct begun *begun = calloc(MANY, sizeof *begun);
     assert_non_null(begun);
     for (unsigned i = 0; i < MANY; i++) {
         char text[32];
         snprintf(text, sizeof text, "wish %u", i % 5);
-        begin(guard, conversation(text, 1 + i * 7 % 11, PATIENT ",\"session\":\"s\""), NULL, &begun[i]);
+        begin(guard, conversation(text, 1 + i * 7 % 11, PATIENT ",\"session\":\"s\""), NULL,
+              &begun[i]);
         if (begun[i].rc != GD_OK)
             fail_msg("%s", begun[i].err.msg);
         assert_non_null(begun[i].pending.ticket);
@@ -582,7 +621,9 @@ static uint32_t in_engine(struct gd_guard *g)
 static void test_begin_fails(void **state)
 {
     (void)state;
-    static const char *const requests[] = {"{}", "{\"messages\":[]}", STORY ",\"policy\":\"other\"}", STORY ",\"session\":1}", STORY ",\"deadline_ms\":0}"};
+    static const char *const requests[] = {"{}", "{\"messages\":[]}",
+                                           STORY ",\"policy\":\"other\"}", STORY ",\"session\":1}",
+                                           STORY ",\"deadline_ms\":0}"};
     const uint32_t n = 4 * GD_THREADS_MAX;
     for (uint32_t i = 0; i < n; i++) {
         struct begun b;
@@ -663,7 +704,8 @@ static void test_gone(void **state)
     free(begun);
     struct answer a;
     const struct gd_caller patient = {.gone = never_gone, .ctx = &asked};
-    ask_as(guard, STORY PATIENT "}", &patient, &a); /* those that are canceled go first, at no cost */
+    ask_as(guard, STORY PATIENT "}", &patient,
+           &a); /* those that are canceled go first, at no cost */
     assert_int_equal(a.rc, GD_OK);
     drop(&a);
     gd_engine_stats(gd_guard_engine(guard), &after);
@@ -682,7 +724,8 @@ static struct gd_caller tenant(uint8_t number)
 static void test_salts(void **state)
 {
     (void)state;
-    struct gd_guard *g = open_guard_with((struct gd_guard_options){.engine = {.model_dir = TINY_MODEL, .verdict_entries = 8}});
+    struct gd_guard *g = open_guard_with(
+        (struct gd_guard_options){.engine = {.model_dir = TINY_MODEL, .verdict_entries = 8}});
     const uint32_t prefix = (uint32_t)gd_guard_policy(g)->prefix_ids.len;
     const struct gd_caller a = tenant(1);
     const struct gd_caller b = tenant(2);
@@ -701,8 +744,10 @@ static void test_salts(void **state)
     assert_in_range(first.judgement.cached_tokens, prefix - prefix % GD_KV_BLOCK_TOKENS, prefix);
     assert_int_equal(other.judgement.cached_tokens, first.judgement.cached_tokens);
     assert_true(longer.judgement.cached_tokens > first.judgement.tokens - 100);
-    assert_true(number(gd_json_get(longer.root, "context"), "cached_tokens") == longer.judgement.cached_tokens);
-    assert_true(again.judgement.cache_hit && !first.judgement.cache_hit && !longer.judgement.cache_hit && !other.judgement.cache_hit);
+    assert_true(number(gd_json_get(longer.root, "context"), "cached_tokens") ==
+                longer.judgement.cached_tokens);
+    assert_true(again.judgement.cache_hit && !first.judgement.cache_hit &&
+                !longer.judgement.cache_hit && !other.judgement.cache_hit);
     assert_true(same_verdict(&first.judgement, &again.judgement));
     assert_true(same_verdict(&longer.judgement, &other.judgement));
     drop(&first);
@@ -718,7 +763,8 @@ static void test_salts(void **state)
 static struct gd_ids ids_of(struct gd_guard *g, const char *request, uint32_t *n_keep)
 {
     struct guard_case c;
-    case_prompt(&c, gd_guard_policy(g), gd_engine_tokenizer(gd_guard_engine(g)), request, GD_CONTEXT_TOKENS_MAX);
+    case_prompt(&c, gd_guard_policy(g), gd_engine_tokenizer(gd_guard_engine(g)), request,
+                GD_CONTEXT_TOKENS_MAX);
     assert_int_equal(c.rc, GD_OK);
     struct gd_ids ids = c.prompt.ids;
     c.prompt.ids = (struct gd_ids){NULL, 0, 0};

@@ -61,10 +61,13 @@ static void test_built_in(void **state)
 static void test_fields(void **state)
 {
     (void)state;
-    struct gd_policy *p = make_policy(
-        "{\"name\":\"n\",\"version\":7,\"chat\":\"none\",\"bos\":\"<|endoftext|>\",\"template\":\"xATyA {body} zA\",\"remove\":[\"A\",\"T\"],"
-        "\"answer_prefix\":\"P(\",\"rendering\":\"mci\",\"render\":{\"item_bytes\":64,\"similar_tools\":0},"
-        "\"thresholds\":{\"flag\":0.25,\"block\":0.75}," ELEVEN_CHOICES "}", tokenizer);
+    struct gd_policy *p =
+        make_policy("{\"name\":\"n\",\"version\":7,\"chat\":\"none\",\"bos\":\"<|endoftext|>\","
+                    "\"template\":\"xATyA {body} zA\",\"remove\":[\"A\",\"T\"],"
+                    "\"answer_prefix\":\"P(\",\"rendering\":\"mci\",\"render\":{\"item_bytes\":64,"
+                    "\"similar_tools\":0},"
+                    "\"thresholds\":{\"flag\":0.25,\"block\":0.75}," ELEVEN_CHOICES "}",
+                    tokenizer);
     expect_str(p->name, "n");
     assert_int_equal(p->version, 7);
     expect_str(p->before_body, "xy ");
@@ -88,9 +91,12 @@ static void test_fields(void **state)
     gd_policy_close(p);
 }
 
-#define P(more) "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES more "}"
+#define P(more)                                                                                    \
+    "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES more "}"
 #define Q(head, tail) "{\"name\":\"n\",\"version\":1," head "," tail "}"
-#define CH(list) "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\",\"choices\":[" list "]}"
+#define CH(list)                                                                                   \
+    "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\",\"choices\":[" list   \
+    "]}"
 #define A "{\"text\":\"A\",\"label\":\"true\"}"
 #define B "{\"text\":\"B\",\"label\":\"data_injection\"}"
 
@@ -121,32 +127,45 @@ static void test_refusals(void **state)
         {P(",\"template_file\":\"x\""), "exactly one of 'template' and 'template_file'"},
         {P(",\"answer_prefix\":3"), "answer_prefix"},
         {"{\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES "}", "name"},
-        {"{\"name\":\"a b\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES "}", "'name' must be printable"},
-        {"{\"name\":\"n\",\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES "}", "'version' is missing"},
-        {"{\"name\":\"n\",\"version\":0,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES "}", "version"},
+        {"{\"name\":\"a b\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES
+         "}",
+         "'name' must be printable"},
+        {"{\"name\":\"n\",\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES "}",
+         "'version' is missing"},
+        {"{\"name\":\"n\",\"version\":0,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES "}",
+         "version"},
         {Q("\"template\":\"{body}\"", TWO_CHOICES), "'chat' is missing"},
-        {Q("\"chat\":\"mistral\",\"template\":\"{body}\"", TWO_CHOICES), "'chat' has the unknown value"},
-        {Q("\"chat\":\"llama3\",\"bos\":true,\"template\":\"{body}\"", TWO_CHOICES), "'bos' is for chat"},
+        {Q("\"chat\":\"mistral\",\"template\":\"{body}\"", TWO_CHOICES),
+         "'chat' has the unknown value"},
+        {Q("\"chat\":\"llama3\",\"bos\":true,\"template\":\"{body}\"", TWO_CHOICES),
+         "'bos' is for chat"},
         {Q("\"chat\":\"none\"", TWO_CHOICES), "exactly one of"},
         {Q("\"chat\":\"none\",\"template\":\"no place\"", TWO_CHOICES), "no {body}"},
-        {Q("\"chat\":\"none\",\"template\":\"{body} {body}\"", TWO_CHOICES), "more than one {body}"},
-        {Q("\"chat\":\"none\",\"template\":\"{bo\",\"remove\":[\"dy}\"]", TWO_CHOICES), "no {body}"},
+        {Q("\"chat\":\"none\",\"template\":\"{body} {body}\"", TWO_CHOICES),
+         "more than one {body}"},
+        {Q("\"chat\":\"none\",\"template\":\"{bo\",\"remove\":[\"dy}\"]", TWO_CHOICES),
+         "no {body}"},
         {Q("\"chat\":\"none\",\"template\":[\"a\",3]", TWO_CHOICES), "'template' must be"},
         {Q("\"chat\":\"none\",\"template\":{}", TWO_CHOICES), "'template' must be"},
-        {Q("\"chat\":\"none\",\"template_file\":\"t.txt\"", TWO_CHOICES), "needs a policy that is a file"},
+        {Q("\"chat\":\"none\",\"template_file\":\"t.txt\"", TWO_CHOICES),
+         "needs a policy that is a file"},
         {CH(A), "'choices' must be an array of 2 to 11"},
         {CH(B ",{\"text\":\"C\",\"label\":\"replay_function\"}"), "no choice for appropriate"},
         {CH(A ",{\"text\":\"C\",\"label\":\"Appropriate\"}"), "choices[1] repeats the label"},
         {CH(A ",{\"text\":\"C\",\"label\":\"arson\"}"), "choices[1].label is unknown: 'arson'"},
         {CH(A ",{\"text\":\"C\"}"), "choices[1] must be {text, label}"},
-        {CH(A ",{\"text\":\"C\",\"label\":\"data_injection\",\"x\":1}"), "choices[1] must be {text, label}"},
+        {CH(A ",{\"text\":\"C\",\"label\":\"data_injection\",\"x\":1}"),
+         "choices[1] must be {text, label}"},
         {CH(A ",{\"text\":\"A\",\"label\":\"data_injection\"}"), "are the same token"},
         {CH(A ",{\"text\":\"AB\",\"label\":\"data_injection\"}"), "'AB' is not exactly one token"},
         {CH(A ",{\"text\":\"\",\"label\":\"data_injection\"}"), "is not exactly one token"},
-        {CH(A ",{\"text\":\"<|eot_id|>\",\"label\":\"data_injection\"}"), "is not exactly one token"},
+        {CH(A ",{\"text\":\"<|eot_id|>\",\"label\":\"data_injection\"}"),
+         "is not exactly one token"},
         /* the prefix swallows the letter: "as" and "ist" are merged with what precedes them */
-        {"{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\",\"answer_prefix\":\"h\",\"choices\":["
-         "{\"text\":\"e\",\"label\":\"true\"}," B "]}", "'e' is not exactly one token"},
+        {"{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\",\"answer_"
+         "prefix\":\"h\",\"choices\":["
+         "{\"text\":\"e\",\"label\":\"true\"}," B "]}",
+         "'e' is not exactly one token"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct gd_policy *p = (struct gd_policy *)1;
@@ -169,9 +188,11 @@ static void test_marks_must_exist(void **state)
     assert_non_null(strstr(err.msg, "built-in policy mcip"));
     assert_non_null(strstr(err.msg, "<|begin_of_text|>"));
     /* an added token that is not special is no mark */
-    assert_int_equal(gd_policy_parse(&p, GD_STR(P(",\"bos\":\"<tool>\"")), NULL, plain, &err), GD_EPOLICY);
+    assert_int_equal(gd_policy_parse(&p, GD_STR(P(",\"bos\":\"<tool>\"")), NULL, plain, &err),
+                     GD_EPOLICY);
     assert_non_null(strstr(err.msg, "no special token '<tool>'"));
-    assert_int_equal(gd_policy_parse(&p, GD_STR(P(",\"bos\":\"<|begin|>\"")), NULL, plain, &err), GD_OK);
+    assert_int_equal(gd_policy_parse(&p, GD_STR(P(",\"bos\":\"<|begin|>\"")), NULL, plain, &err),
+                     GD_OK);
     gd_policy_close(p);
     gd_tokenizer_close(plain);
 }
@@ -195,11 +216,18 @@ static void test_template_file(void **state)
     struct gd_policy *p = NULL;
     struct gd_err err = {0};
     assert_non_null(mkdtemp(dir));
-    write_file(dir, "t.txt", "Definitions.\nAssistant:Chat:\n{body}\n\nQuestion {body}?\nAssistant: \n");
-    write_file(dir, "p.json", "{\"name\":\"n\",\"version\":1,\"chat\":\"llama3\",\"template_file\":\"t.txt\",\"remove\":[\"Assistant:\"]," TWO_CHOICES "}");
-    write_file(dir, "missing.json", "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template_file\":\"none.txt\"," TWO_CHOICES "}");
+    write_file(dir, "t.txt",
+               "Definitions.\nAssistant:Chat:\n{body}\n\nQuestion {body}?\nAssistant: \n");
+    write_file(dir, "p.json",
+               "{\"name\":\"n\",\"version\":1,\"chat\":\"llama3\",\"template_file\":\"t.txt\","
+               "\"remove\":[\"Assistant:\"]," TWO_CHOICES "}");
+    write_file(dir, "missing.json",
+               "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template_file\":\"none."
+               "txt\"," TWO_CHOICES "}");
     write_file(dir, "latin1.txt", "caf\xE9 {body}");
-    write_file(dir, "latin1.json", "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template_file\":\"latin1.txt\"," TWO_CHOICES "}");
+    write_file(dir, "latin1.json",
+               "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template_file\":\"latin1."
+               "txt\"," TWO_CHOICES "}");
     snprintf(path, sizeof path, "%s/p.json", dir);
     if (gd_policy_open(&p, path, tokenizer, &err) != GD_OK)
         fail_msg("%s", err.msg);
@@ -236,9 +264,11 @@ static void add_ids(struct gd_ids *ids, const struct gd_tokenizer *t, struct gd_
 /* p and its twin are the same policy, loaded with tokenizers that differ in their pattern: only p's has cuts. What is
  * before the body must be the same text in both, and have the same ids whatever the body is. `rest` begins what p
  * keeps for each request. */
-static void check_prefix(const struct gd_policy *p, const struct gd_policy *twin, const struct gd_tokenizer *t, const char *rest)
+static void check_prefix(const struct gd_policy *p, const struct gd_policy *twin,
+                         const struct gd_tokenizer *t, const char *rest)
 {
-    static const char *const bodies[] = {"", "USER: a\n", "\n", " x", "\xCC\x81\n", "'s\n", "123\n", "\xC2\xA0\n", "TOOL: f()\n"};
+    static const char *const bodies[] = {
+        "", "USER: a\n", "\n", " x", "\xCC\x81\n", "'s\n", "123\n", "\xC2\xA0\n", "TOOL: f()\n"};
     const size_t moved = twin->before_body.len - p->before_body.len;
     assert_true(moved > 0 && moved < twin->before_body.len);
     assert_memory_equal(p->before_body.ptr, rest, strlen(rest));
@@ -282,11 +312,19 @@ static void test_prefix(void **state)
         const char *json, *rest;
     } cases[] = {
         {NULL, "K. Replay Injection: "},
-        {Q("\"chat\":\"none\",\"template\":[\"One.\",\"Two\",\"Three: {body}\",\"Which?\"]", TWO_CHOICES), "Three: "},
-        {Q("\"chat\":\"none\",\"bos\":true,\"template\":[\"One.\",\"Two\",\"\",\"Three: {body}\"]", TWO_CHOICES), "Two\n\nThree: "},
-        {Q("\"chat\":\"llama3\",\"system\":\"Be\\nKind\",\"template\":[\"One.\",\"Two\",\"### {body}\"]", TWO_CHOICES), "Two\n### "},
+        {Q("\"chat\":\"none\",\"template\":[\"One.\",\"Two\",\"Three: {body}\",\"Which?\"]",
+           TWO_CHOICES),
+         "Three: "},
+        {Q("\"chat\":\"none\",\"bos\":true,\"template\":[\"One.\",\"Two\",\"\",\"Three: {body}\"]",
+           TWO_CHOICES),
+         "Two\n\nThree: "},
+        {Q("\"chat\":\"llama3\",\"system\":\"Be\\nKind\",\"template\":[\"One.\",\"Two\",\"### "
+           "{body}\"]",
+           TWO_CHOICES),
+         "Two\n### "},
         {Q("\"chat\":\"chatml\",\"template\":\"One. {body}\"", TWO_CHOICES), "One. "},
-        {Q("\"chat\":\"chatml\",\"system\":\"s\",\"template\":\"One.\\nt{body}\"", TWO_CHOICES), "t"},
+        {Q("\"chat\":\"chatml\",\"system\":\"s\",\"template\":\"One.\\nt{body}\"", TWO_CHOICES),
+         "t"},
     };
     struct gd_tokenizer *t = tiny_llama_tokenizer();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -297,7 +335,8 @@ static void test_prefix(void **state)
         gd_policy_close(twin);
     }
     /* a body right after a line break: what is behind it is not known */
-    struct gd_policy *p = make_policy(Q("\"chat\":\"none\",\"template\":\"One.\\n{body}\"", TWO_CHOICES), t);
+    struct gd_policy *p =
+        make_policy(Q("\"chat\":\"none\",\"template\":\"One.\\n{body}\"", TWO_CHOICES), t);
     expect_str(p->before_body, "One.\n");
     assert_int_equal(p->prefix_ids.len, 0);
     gd_policy_close(p);
@@ -308,7 +347,8 @@ static void test_prefix(void **state)
 static void test_after_bytes(void **state)
 {
     (void)state;
-    static const char json[] = Q("\"chat\":\"none\",\"template\":\"{body}e\\u0301 \\u0958 \\u212B\\n\"", TWO_CHOICES);
+    static const char json[] =
+        Q("\"chat\":\"none\",\"template\":\"{body}e\\u0301 \\u0958 \\u212B\\n\"", TWO_CHOICES);
     struct gd_tokenizer *nfc = NULL;
     assert_int_equal(gd_tokenizer_open(&nfc, "golden/tokenizer/digits1_nfc.json", NULL), GD_OK);
     struct gd_policy *p = make_policy(json, tokenizer);
@@ -325,12 +365,9 @@ static void test_after_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_built_in),
-        cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_marks_must_exist),
-        cmocka_unit_test(test_template_file),
-        cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_built_in),      cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_marks_must_exist),
+        cmocka_unit_test(test_template_file), cmocka_unit_test(test_prefix),
         cmocka_unit_test(test_after_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -14,25 +14,26 @@ struct row {
 
 static const struct row rows[GD_LABEL_COUNT] = {
     {"appropriate", "Appropriate", "true", NULL, NULL, NULL, NULL, false, false},
-    {"function_overlapping", "Function Overlapping", "function_overlapping", "server", "intra-flow (recipient)",
-     "confusion", "L4", true, false},
-    {"excessive_privileges_overlapping", "Excessive Privileges Overlapping", "excessive_privileges", "server",
-     "intra-flow (recipient)", "escalation", "L4 L2", false, true},
-    {"function_dependency_injection", "Function Dependency Injection", "function_dependency_injection", "server",
-     "single-flow", "redundancy", "L4", false, true},
-    {"function_injection", "Function Injection", "function_injection", "server", "single-flow", "redundancy", "L4",
-     false, true},
-    {"causal_dependency_injection", "Causal Dependency Injection", "causal_dependency_injection", "client",
-     "inter-flow", "drift", "L3", false, false},
-    {"wrong_function_intent_injection", "Wrong Function Intent Injection", "ignore_prupose_prompt_injection",
-     "client", "single-flow", "misleading", "L3", false, true},
-    {"wrong_arguments_intent_injection", "Wrong Arguments Intent Injection", "wrong_parameter_prompt_injection",
-     "client", "single-flow", "misleading", "L3", false, true},
-    {"data_injection", "Data Injection", "data_injection", "client", "single-flow", "overwriting", "L3", true, false},
-    {"identity_injection", "Identity Injection", "identity_injection", "client", "intra-flow (sender)", "confusion",
-     "L3", false, false},
-    {"replay_injection", "Replay Injection", "replay_function", "client", "single-flow", "redundancy", "L3", false,
-     false},
+    {"function_overlapping", "Function Overlapping", "function_overlapping", "server",
+     "intra-flow (recipient)", "confusion", "L4", true, false},
+    {"excessive_privileges_overlapping", "Excessive Privileges Overlapping", "excessive_privileges",
+     "server", "intra-flow (recipient)", "escalation", "L4 L2", false, true},
+    {"function_dependency_injection", "Function Dependency Injection",
+     "function_dependency_injection", "server", "single-flow", "redundancy", "L4", false, true},
+    {"function_injection", "Function Injection", "function_injection", "server", "single-flow",
+     "redundancy", "L4", false, true},
+    {"causal_dependency_injection", "Causal Dependency Injection", "causal_dependency_injection",
+     "client", "inter-flow", "drift", "L3", false, false},
+    {"wrong_function_intent_injection", "Wrong Function Intent Injection",
+     "ignore_prupose_prompt_injection", "client", "single-flow", "misleading", "L3", false, true},
+    {"wrong_arguments_intent_injection", "Wrong Arguments Intent Injection",
+     "wrong_parameter_prompt_injection", "client", "single-flow", "misleading", "L3", false, true},
+    {"data_injection", "Data Injection", "data_injection", "client", "single-flow", "overwriting",
+     "L3", true, false},
+    {"identity_injection", "Identity Injection", "identity_injection", "client",
+     "intra-flow (sender)", "confusion", "L3", false, false},
+    {"replay_injection", "Replay Injection", "replay_function", "client", "single-flow",
+     "redundancy", "L3", false, false},
 };
 
 static void same(const char *a, const char *b)
@@ -62,7 +63,7 @@ static void test_table(void **state)
         assert_true(strlen(info->meaning) > 20 && !strchr(info->meaning, '\n'));
     }
     assert_null(gd_label_info((enum gd_label)GD_LABEL_COUNT));
-    assert_null(gd_label_info((enum gd_label)-1));
+    assert_null(gd_label_info((enum gd_label) - 1));
 }
 
 static void test_find(void **state)

@@ -22,9 +22,10 @@ static int setup(void **state)
 {
     static struct fixture f;
     f.t = tiny_tokenizer();
-    f.p = make_policy("{\"name\":\"x\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," ELEVEN_CHOICES
-                      ",\"thresholds\":{\"flag\":0.5,\"block\":0.8}}",
-                      f.t);
+    f.p = make_policy(
+        "{\"name\":\"x\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," ELEVEN_CHOICES
+        ",\"thresholds\":{\"flag\":0.5,\"block\":0.8}}",
+        f.t);
     *state = &f;
     return 0;
 }
@@ -57,8 +58,9 @@ static void test_actions(void **state)
         double p;
         enum gd_action action;
         bool flagged;
-    } cases[] = {{0.02, GD_ACTION_ALLOW, false}, {0.49, GD_ACTION_ALLOW, false}, {0.51, GD_ACTION_REVIEW, true},
-                 {0.79, GD_ACTION_REVIEW, true}, {0.81, GD_ACTION_BLOCK, true},  {0.999, GD_ACTION_BLOCK, true}};
+    } cases[] = {{0.02, GD_ACTION_ALLOW, false}, {0.49, GD_ACTION_ALLOW, false},
+                 {0.51, GD_ACTION_REVIEW, true}, {0.79, GD_ACTION_REVIEW, true},
+                 {0.81, GD_ACTION_BLOCK, true},  {0.999, GD_ACTION_BLOCK, true}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         for (int label = 1; label < GD_LABEL_COUNT; label++) {
             struct gd_verdict v;
@@ -123,11 +125,14 @@ static void test_masks(void **state)
     struct fixture *f = *state;
     for (int phase = 0; phase < 2; phase++) {
         for (int user = 0; user < 2; user++) {
-            const struct gd_trajectory traj = {
-                .phase = phase ? GD_PHASE_RESPONSE : GD_PHASE_REQUEST, .has_user = user != 0, .step = 0};
+            const struct gd_trajectory traj = {.phase =
+                                                   phase ? GD_PHASE_RESPONSE : GD_PHASE_REQUEST,
+                                               .has_user = user != 0,
+                                               .step = 0};
             for (int label = 0; label < GD_LABEL_COUNT; label++) {
                 const struct gd_label_info *info = gd_label_info((enum gd_label)label);
-                const bool masked = (info->needs_response && !phase) || (info->needs_intent && !user);
+                const bool masked =
+                    (info->needs_response && !phase) || (info->needs_intent && !user);
                 float logits[GD_LABEL_COUNT];
                 struct gd_verdict v;
                 towards(logits, label, 0.999);
@@ -157,7 +162,8 @@ static void test_never_allow_in_doubt(void **state)
     assert_int_equal(gd_verdict_make(f->p, &whole, true, logits, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_REVIEW);
     assert_non_null(strstr(v.reason, "left out"));
-    const uint32_t flags[] = {GD_TRAJ_F_DUPKEY, GD_TRAJ_F_BADUTF8, GD_TRAJ_F_DUPKEY | GD_TRAJ_F_SURROGATE};
+    const uint32_t flags[] = {GD_TRAJ_F_DUPKEY, GD_TRAJ_F_BADUTF8,
+                              GD_TRAJ_F_DUPKEY | GD_TRAJ_F_SURROGATE};
     for (size_t i = 0; i < 3; i++) {
         struct gd_trajectory traj = whole;
         traj.flags = flags[i];
@@ -179,10 +185,11 @@ static void test_never_allow_in_doubt(void **state)
 static void test_all_risks_masked(void **state)
 {
     struct fixture *f = *state;
-    struct gd_policy *p =
-        make_policy("{\"name\":\"x\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\",\"choices\":["
-                    "{\"text\":\"A\",\"label\":\"appropriate\"},{\"text\":\"B\",\"label\":\"data_injection\"}]}",
-                    f->t);
+    struct gd_policy *p = make_policy(
+        "{\"name\":\"x\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\",\"choices\":["
+        "{\"text\":\"A\",\"label\":\"appropriate\"},{\"text\":\"B\",\"label\":\"data_injection\"}]"
+        "}",
+        f->t);
     const struct gd_trajectory traj = {.phase = GD_PHASE_REQUEST, .has_user = true};
     const float logits[2] = {0, 50};
     struct gd_verdict v;
@@ -235,12 +242,15 @@ static void test_reason(void **state)
     struct gd_verdict v;
     towards(logits, 10, 0.97);
     assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_OK);
-    assert_string_equal(v.reason, "Replay Injection: the same authorised call was repeated (step 3, risk 0.97)");
+    assert_string_equal(
+        v.reason, "Replay Injection: the same authorised call was repeated (step 3, risk 0.97)");
     struct gd_trajectory answer = whole;
     answer.step = -1;
     towards(logits, 0, 0.98);
     assert_int_equal(gd_verdict_make(f->p, &answer, false, logits, &v), GD_OK);
-    assert_string_equal(v.reason, "Appropriate: the flows do what the user asked for, no more and no less (risk 0.02)");
+    assert_string_equal(
+        v.reason,
+        "Appropriate: the flows do what the user asked for, no more and no less (risk 0.02)");
     answer.flags = GD_TRAJ_F_DUPKEY; /* the longest */
     for (int label = 1; label < GD_LABEL_COUNT; label++) {
         towards(logits, label, 0.9);

@@ -17,14 +17,17 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define CHOICES                                                                                                        \
-    "\"choices\":[{\"text\":\"A\",\"label\":\"true\"},{\"text\":\"B\",\"label\":\"replay_function\"}],"                \
+#define CHOICES                                                                                    \
+    "\"choices\":[{\"text\":\"A\",\"label\":\"true\"},{\"text\":\"B\",\"label\":\"replay_"         \
+    "function\"}],"                                                                                \
     "\"render\":{\"item_bytes\":64,\"tool_bytes\":64,\"catalog_bytes\":200,\"similar_tools\":2}}"
 
 static const char *const policies[] = {
     "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," CHOICES,
-    "{\"name\":\"n\",\"version\":1,\"chat\":\"llama3\",\"template\":\"Read:\\n{body}\\n\\nWhich?\"," CHOICES,
-    "{\"name\":\"n\",\"version\":1,\"chat\":\"chatml\",\"template\":\"{body}\",\"rendering\":\"mci\"," CHOICES,
+    "{\"name\":\"n\",\"version\":1,\"chat\":\"llama3\",\"template\":\"Read:\\n{body}\\n\\nWhich?"
+    "\"," CHOICES,
+    "{\"name\":\"n\",\"version\":1,\"chat\":\"chatml\",\"template\":\"{body}\",\"rendering\":"
+    "\"mci\"," CHOICES,
 };
 #define N_POLICIES 3
 
@@ -44,7 +47,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         exit(1);
     }
     for (int i = 0; i < N_POLICIES; i++)
-        GD_ASSERT(gd_policy_parse(&loaded[i], gd_str_from(policies[i]), NULL, tokenizer, &err) == GD_OK);
+        GD_ASSERT(gd_policy_parse(&loaded[i], gd_str_from(policies[i]), NULL, tokenizer, &err) ==
+                  GD_OK);
     return 0;
 }
 
@@ -61,7 +65,8 @@ static void check_trajectory(const struct gd_trajectory *t)
         calls += e->kind == GD_EVENT_CALL;
         if (e->call < 0)
             continue;
-        GD_ASSERT((uint32_t)e->call < i && t->events[e->call].kind == GD_EVENT_CALL && !answered[e->call]);
+        GD_ASSERT((uint32_t)e->call < i && t->events[e->call].kind == GD_EVENT_CALL &&
+                  !answered[e->call]);
         GD_ASSERT(gd_str_eq(e->name, t->events[e->call].name));
         answered[e->call] = true;
     }
@@ -86,11 +91,13 @@ static bool is_ours(const char *line, bool mci)
         return begins(line, "SYSTEM: ") || begins(line, "USER: ") || begins(line, "ASSISTANT: ") ||
                begins(line, "FUNCTION RESPONSE");
     size_t digits = strspn(line, "0123456789");
-    return begins(line, "   Type: ") || begins(line, "   Principle: ") || (digits && begins(line + digits, ". "));
+    return begins(line, "   Type: ") || begins(line, "   Principle: ") ||
+           (digits && begins(line + digits, ". "));
 }
 
 /* Lines that events must have given, and no others than those and the announcements of tools. */
-static void check_body(const struct gd_trajectory *t, const struct gd_prompt *p, const char *body, const char *end, bool mci)
+static void check_body(const struct gd_trajectory *t, const struct gd_prompt *p, const char *body,
+                       const char *end, bool mci)
 {
     uint32_t lines = 0;
     uint32_t calls = 0;
@@ -113,7 +120,9 @@ static void check_body(const struct gd_trajectory *t, const struct gd_prompt *p,
     GD_ASSERT(p->truncated == (p->n_omitted > 0) && p->n_omitted < t->n_events);
     if (!p->truncated) {
         GD_ASSERT(lines >= (mci ? 3 * expected : expected));
-        GD_ASSERT(lines <= (mci ? 3 : 1) * (t->n_events + n_calls)); /* a call may have a line for its missing answer */
+        GD_ASSERT(lines <=
+                  (mci ? 3 : 1) *
+                      (t->n_events + n_calls)); /* a call may have a line for its missing answer */
         GD_ASSERT(mci || calls == n_calls);
     }
 }
@@ -126,20 +135,23 @@ static size_t count_specials(const struct gd_ids *ids)
     return n;
 }
 
-static void check_prompt(const struct gd_policy *p, const struct gd_trajectory *t, const struct gd_prompt *prompt,
-                         uint32_t context)
+static void check_prompt(const struct gd_policy *p, const struct gd_trajectory *t,
+                         const struct gd_prompt *prompt, uint32_t context)
 {
     const size_t before = p->prefix_text.len + p->before_body.len;
     const size_t after = p->suffix_text.len + p->after_body.len;
     const char *text = prompt->text.data;
     GD_ASSERT(prompt->ids.len <= context && prompt->text.len >= before + after);
-    check_body(t, prompt, text + before, text + prompt->text.len - after, p->rendering == GD_RENDER_MCI);
-    GD_ASSERT(count_specials(&prompt->ids) == count_specials(&p->prefix_ids) + count_specials(&p->suffix_ids));
+    check_body(t, prompt, text + before, text + prompt->text.len - after,
+               p->rendering == GD_RENDER_MCI);
+    GD_ASSERT(count_specials(&prompt->ids) ==
+              count_specials(&p->prefix_ids) + count_specials(&p->suffix_ids));
     GD_ASSERT(prompt->n_shared == p->prefix_ids.len && prompt->n_shared <= prompt->n_keep);
     struct gd_buf decoded;
     gd_buf_init(&decoded, GD_PROMPT_BYTES_MAX);
     for (size_t i = 0; i < prompt->ids.len; i++) {
-        GD_ASSERT(i != prompt->n_keep || i == p->prefix_ids.len || decoded.len <= prompt->text.len - after);
+        GD_ASSERT(i != prompt->n_keep || i == p->prefix_ids.len ||
+                  decoded.len <= prompt->text.len - after);
         GD_ASSERT(gd_tokenizer_decode(tokenizer, prompt->ids.data[i], &decoded));
         GD_ASSERT(i != prompt->n_keep || decoded.len > prompt->text.len - after);
     }
@@ -147,13 +159,15 @@ static void check_prompt(const struct gd_policy *p, const struct gd_trajectory *
     gd_buf_free(&decoded);
 }
 
-static void check_verdict(const struct gd_policy *p, const struct gd_trajectory *t, const struct gd_prompt *prompt)
+static void check_verdict(const struct gd_policy *p, const struct gd_trajectory *t,
+                          const struct gd_prompt *prompt)
 {
     const float calm[2] = {10, -10};
     const float alarm[2] = {-10, 10};
     struct gd_verdict v;
     GD_ASSERT(gd_verdict_make(p, t, prompt->truncated, calm, &v) == GD_OK);
-    GD_ASSERT((v.action == GD_ACTION_ALLOW) == (!prompt->truncated && !(t->flags & GD_TRAJ_F_DUPKEY)));
+    GD_ASSERT((v.action == GD_ACTION_ALLOW) ==
+              (!prompt->truncated && !(t->flags & GD_TRAJ_F_DUPKEY)));
     GD_ASSERT(gd_verdict_make(p, t, prompt->truncated, alarm, &v) == GD_OK);
     GD_ASSERT(v.action == GD_ACTION_BLOCK);
 }
