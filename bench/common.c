@@ -80,37 +80,130 @@ double bench_attention_gflop(const struct gd_model_config *c, uint32_t n_tokens,
     return 4e-9 * c->n_heads * c->head_dim * ((c->n_layers - 1) * pairs + all);
 }
 
-int bench_peak(uint32_t n_threads, double *gflops, struct gd_err *err)
+void bench_normals(float *out, size_t n)
 {
-    const uint32_t rows = 512, n = 1024, k = 1024;
-    struct gd_backend *be = NULL;
-    struct gd_weight *w = NULL;
-    int rc = gd_backend_cpu_open(&be, n_threads, err);
-    float *a = calloc((size_t)n * k, sizeof *a), *out = calloc((size_t)rows * n, sizeof *out);
-    if (rc == GD_OK && (a == NULL || out == NULL)) {
-        rc = gd_err_set(err, GD_ENOMEM, "no memory");
+    const size_t period = 1048573; /* a prime: rows of a matrix differ */
+    struct bench_rng r = {7};
+    for (size_t i = 0; i < n; i++) {
+        out[i] = i < period ? (float)bench_rng_normal(&r) : out[i - period];
     }
-    if (rc == GD_OK) {
-        for (uint32_t i = 0; i < n * k; i++) {
-            a[i] = (float)(i * 2654435761u >> 8) * 0x1p-23f - 1.0f;
+}
+
+bool bench_on_gpu(const struct gd_backend *be)
+{
+    return strncmp(be->device, "cuda", 4) == 0;
+}
+
+double bench_datasheet_tflops(const char *device_name, bool fp8)
+{
+    static const struct {
+        const char *name;
+        double bf16, fp8;
+    } known[] = {{"H200", 989, 1979},      {"H100 80GB HBM3", 989, 1979},
+                 {"H100 PCIe", 756, 1513}, {"H100 NVL", 835, 1671},
+                 {"A100", 312, 0},         {"L40S", 362, 733}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strstr(device_name, known[i].name) != NULL) {
+            return fp8 ? known[i].fp8 : known[i].bf16;
         }
-        rc = be->ops->weight_load(be, n, k, GD_DTYPE_F32, a, &w, err);
     }
-    double best = HUGE_VAL;
-    for (int i = 0; i < 30 && rc == GD_OK; i++) {
+    return 0;
+}
+
+/* The product that is the ceiling. */
+struct peak {
+    struct gd_backend *be;
+    uint32_t rows, n, k;
+    struct gd_rows *x, *in, *out;
+    struct gd_vector *ones;
+    struct gd_weight *w;
+    float *host; /* [max(rows, n), k] */
+};
+
+static void peak_close(struct peak *p)
+{
+    const struct gd_backend_ops *ops = p->be->ops;
+    ops->weight_free(p->be, p->w);
+    ops->vector_free(p->be, p->ones);
+    ops->rows_close(p->be, p->x);
+    ops->rows_close(p->be, p->in);
+    ops->rows_close(p->be, p->out);
+    ops->close(p->be);
+    free(p->host);
+}
+
+/* An FP8 operand is made by a norm: nobody can write one. */
+static int peak_open(struct peak *p, struct gd_err *err)
+{
+    const struct gd_backend_ops *ops = p->be->ops;
+    size_t most = p->rows > p->n ? p->rows : p->n;
+    p->host = malloc(most * p->k * sizeof *p->host);
+    p->x = ops->rows_open(p->be, GD_ROWS_F32, p->rows, p->k);
+    p->in = ops->rows_open(p->be, GD_ROWS_OPERAND, p->rows, p->k);
+    p->out = ops->rows_open(p->be, GD_ROWS_PRODUCT, p->rows, p->n);
+    if (p->host == NULL || p->x == NULL || p->in == NULL || p->out == NULL) {
+        return gd_err_set(err, GD_ENOMEM, "no memory to measure the ceiling");
+    }
+    for (uint32_t i = 0; i < p->k; i++) {
+        p->host[i] = 1.0f;
+    }
+    p->ones = ops->vector_load(p->be, p->k, p->host);
+    if (p->ones == NULL) {
+        return gd_err_set(err, GD_ENOMEM, "no memory to measure the ceiling");
+    }
+    bench_normals(p->host, most * p->k);
+    int rc = ops->weight_load(p->be, p->n, p->k, GD_DTYPE_F32, p->host, NULL, &p->w, err);
+    rc = rc != GD_OK ? rc : ops->selftest(p->be, p->rows, err);
+    rc = rc != GD_OK ? rc : ops->rows_write(p->be, p->x, p->rows, p->k, p->host);
+    rc = rc != GD_OK ? rc
+                     : ops->add_rmsnorm(p->be, p->rows, p->k, p->x, NULL, p->ones, 1e-5f, p->in);
+    return rc != GD_OK ? rc : ops->rows_read(p->be, p->out, 1, p->n, p->host); /* waits */
+}
+
+/* Seconds of the fastest of groups of products. */
+static int peak_measure(struct peak *p, int groups, int products, double *seconds)
+{
+    int rc = GD_OK;
+    *seconds = HUGE_VAL;
+    for (int g = 0; g < groups && rc == GD_OK; g++) {
         double begin = bench_now_ms();
-        rc = be->ops->gemm(be, rows, a, w, NULL, out);
-        double ms = bench_now_ms() - begin;
-        best = ms < best ? ms : best;
+        for (int i = 0; i < products && rc == GD_OK; i++) {
+            rc = p->be->ops->gemm(p->be, p->rows, p->in, p->w, p->out);
+        }
+        rc = rc != GD_OK ? rc : p->be->ops->rows_read(p->be, p->out, 1, p->n, p->host);
+        double s = (bench_now_ms() - begin) / 1e3 / products;
+        *seconds = s < *seconds ? s : *seconds;
     }
-    double reached = 2e-6 * rows * n * k / best;
-    *gflops = rc == GD_OK && reached > *gflops ? reached : *gflops;
-    if (be != NULL) {
-        be->ops->weight_free(be, w);
-        be->ops->close(be);
+    return rc;
+}
+
+int bench_peak(const struct gd_backend *like, double *gflops, struct gd_err *err)
+{
+    bool gpu = bench_on_gpu(like);
+    struct peak p = {.rows = 512, .n = 1024, .k = 1024};
+    double seconds = 0;
+    if (gpu && *gflops > 0) {
+        return GD_OK;
     }
-    free(a);
-    free(out);
+#ifdef GDK_SIMT
+    p.rows = p.n = p.k = 64;
+#else
+    if (gpu) {
+        p.rows = p.n = p.k = 8192;
+    }
+#endif
+    int rc = gpu ? gd_backend_cuda_open(&p.be, (uint32_t)strtoul(like->device + 5, NULL, 10),
+                                        strcmp(like->gemm_dtype, "fp8") == 0, err)
+                 : gd_backend_cpu_open(&p.be, like->n_threads, err);
+    if (rc != GD_OK) {
+        return rc;
+    }
+    rc = peak_open(&p, err);
+    rc = rc != GD_OK ? rc : peak_measure(&p, gpu ? 5 : 30, gpu ? 10 : 1, &seconds);
+    if (rc == GD_OK && 2e-9 * p.rows * p.n * p.k / seconds > *gflops) {
+        *gflops = 2e-9 * p.rows * p.n * p.k / seconds;
+    }
+    peak_close(&p);
     return rc;
 }
 
@@ -140,40 +233,50 @@ static double op_begin(void)
     times.op_ms[op] += bench_now_ms() - begin;                                                     \
     return rc
 
+static int timed_begin(struct gd_backend *be, const struct gd_kv *kv, const struct gd_batch *b,
+                       const struct gd_batch *scored, bool watched, struct gd_step_rows *out)
+{
+    TIMED(BENCH_STEP, real->step_begin(be, kv, b, scored, watched, out));
+}
+
+static int timed_end(struct gd_backend *be)
+{
+    TIMED(BENCH_STEP, real->step_end(be));
+}
+
 static int timed_embed(struct gd_backend *be, const struct gd_batch *b, const struct gd_table *t,
-                       float *out)
+                       struct gd_rows *out)
 {
     TIMED(BENCH_EMBED, real->embed(be, b, t, out));
 }
 
-static int timed_norm(struct gd_backend *be, uint32_t rows, uint32_t dim, float *x,
-                      const float *delta, const float *weight, float eps, float *out)
+static int timed_norm(struct gd_backend *be, uint32_t rows, uint32_t dim, struct gd_rows *x,
+                      const struct gd_rows *delta, const struct gd_vector *weight, float eps,
+                      struct gd_rows *out)
 {
     TIMED(BENCH_NORM, real->add_rmsnorm(be, rows, dim, x, delta, weight, eps, out));
 }
 
-static int timed_gemm(struct gd_backend *be, uint32_t rows, const float *a,
-                      const struct gd_weight *w, const float *bias, float *out)
+static int timed_gemm(struct gd_backend *be, uint32_t rows, const struct gd_rows *a,
+                      const struct gd_weight *w, struct gd_rows *out)
 {
-    TIMED(BENCH_GEMM, real->gemm(be, rows, a, w, bias, out));
+    TIMED(BENCH_GEMM, real->gemm(be, rows, a, w, out));
 }
 
-static int timed_rope(struct gd_backend *be, const struct gd_batch *b,
-                      const struct gd_attn_shape *s, const struct gd_rope *rope, float *qkv,
+static int timed_rope(struct gd_backend *be, const struct gd_batch *b, struct gd_rows *qkv,
                       struct gd_kv *kv, uint32_t layer)
 {
-    TIMED(BENCH_ROPE, real->rope_kv(be, b, s, rope, qkv, kv, layer));
+    TIMED(BENCH_ROPE, real->rope_kv(be, b, qkv, kv, layer));
 }
 
-static int timed_attention(struct gd_backend *be, const struct gd_batch *b,
-                           const struct gd_attn_shape *s, const float *qkv, const struct gd_kv *kv,
-                           uint32_t layer, float *out)
+static int timed_attention(struct gd_backend *be, const struct gd_batch *b, struct gd_rows *qkv,
+                           const struct gd_kv *kv, uint32_t layer, struct gd_rows *out)
 {
-    TIMED(BENCH_ATTENTION, real->attention(be, b, s, qkv, kv, layer, out));
+    TIMED(BENCH_ATTENTION, real->attention(be, b, qkv, kv, layer, out));
 }
 
-static int timed_swiglu(struct gd_backend *be, uint32_t rows, uint32_t ffn, const float *gate_up,
-                        float *out)
+static int timed_swiglu(struct gd_backend *be, uint32_t rows, uint32_t ffn,
+                        const struct gd_rows *gate_up, struct gd_rows *out)
 {
     TIMED(BENCH_SWIGLU, real->swiglu(be, rows, ffn, gate_up, out));
 }
@@ -183,27 +286,23 @@ static int timed_kv_copy(struct gd_backend *be, struct gd_kv *kv, uint32_t dst, 
     TIMED(BENCH_COPY, real->kv_copy(be, kv, dst, src));
 }
 
-static int timed_gather(struct gd_backend *be, uint32_t n, uint32_t dim, const uint32_t *index,
-                        const float *src, float *dst)
+static int timed_gather(struct gd_backend *be, const struct gd_batch *b, uint32_t dim,
+                        const struct gd_rows *src, struct gd_rows *dst)
 {
-    TIMED(BENCH_CHOICE, real->gather_rows(be, n, dim, index, src, dst));
+    TIMED(BENCH_CHOICE, real->gather_rows(be, b, dim, src, dst));
 }
 
-static int timed_choice(struct gd_backend *be, uint32_t dim, const float *hidden,
-                        const struct gd_table *t, uint32_t n_ids, const int32_t *ids, float *logits)
+static int timed_choice(struct gd_backend *be, uint32_t n, const struct gd_choice *choices,
+                        uint32_t dim, const struct gd_rows *hidden, const struct gd_table *t,
+                        float *logits)
 {
-    TIMED(BENCH_CHOICE, real->choice_logits(be, dim, hidden, t, n_ids, ids, logits));
-}
-
-static int timed_sync(struct gd_backend *be)
-{
-    TIMED(BENCH_CHOICE, real->sync(be));
+    TIMED(BENCH_CHOICE, real->choice_logits(be, n, choices, dim, hidden, t, logits));
 }
 
 const char *bench_op_name(enum bench_op op)
 {
-    static const char *const names[BENCH_OPS] = {"gemm",   "attention", "rope",    "norm",
-                                                 "swiglu", "embed",     "kv_copy", "choice"};
+    static const char *const names[BENCH_OPS] = {"gemm",  "attention", "rope",   "norm", "swiglu",
+                                                 "embed", "kv_copy",   "choice", "step"};
     return names[op];
 }
 
@@ -214,17 +313,21 @@ void bench_timed(struct gd_engine *e, bool on)
     if (on && be->ops != &timed) {
         real = be->ops;
         timed = *real;
+        timed.step_begin = timed_begin;
+        timed.step_end = timed_end;
+        timed.kv_copy = timed_kv_copy;
+        be->ops = &timed;
+        if (bench_on_gpu(be)) {
+            return;
+        }
         timed.embed = timed_embed;
         timed.add_rmsnorm = timed_norm;
         timed.gemm = timed_gemm;
         timed.rope_kv = timed_rope;
         timed.attention = timed_attention;
         timed.swiglu = timed_swiglu;
-        timed.kv_copy = timed_kv_copy;
         timed.gather_rows = timed_gather;
         timed.choice_logits = timed_choice;
-        timed.sync = timed_sync;
-        be->ops = &timed;
     } else if (!on && be->ops == &timed) {
         be->ops = real;
     }
@@ -292,6 +395,8 @@ void bench_json_head(struct gd_json_writer *w, const char *bench, const char *co
     gd_jw_put_str(w, "bench", bench);
     gd_jw_put_str(w, "commit", commit);
     put_cpu_model(w);
+    gd_jw_put_str(w, "device", be->device);
+    gd_jw_put_str(w, "device_name", be->name);
     gd_jw_put_str(w, "isa", be->isa);
     gd_jw_put_str(w, "gemm_dtype", be->gemm_dtype);
     gd_jw_put_i64(w, "threads", be->n_threads);
@@ -312,6 +417,19 @@ void bench_json_print(struct gd_json_writer *w)
     gd_buf_z(w->buf, "\n");
     fwrite(w->buf->data, 1, w->buf->len, stdout);
     fflush(stdout);
+}
+
+void bench_json_products(struct gd_json_writer *w, double gflops, double ceiling, double tflops)
+{
+    bench_json_put(w, "gflops", gflops);
+    if (ceiling > 0) {
+        bench_json_put(w, "gflops_ceiling", ceiling);
+        bench_json_put(w, "of_ceiling", gflops / ceiling);
+    }
+    if (tflops > 0) {
+        bench_json_put(w, "tflops_datasheet", tflops);
+        bench_json_put(w, "mfu", gflops / 1e3 / tflops);
+    }
 }
 
 void bench_json_shares(struct gd_json_writer *w, const struct bench_times *t, double wall_ms)

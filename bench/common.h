@@ -29,13 +29,22 @@ double bench_gflop(const struct gd_model_config *c, uint64_t n_tokens, uint64_t 
 /* Useful GFLOP of attention of one prompt whose first n_cached tokens were not computed. */
 double bench_attention_gflop(const struct gd_model_config *c, uint32_t n_tokens, uint32_t n_cached);
 
-/* The ceiling: GFLOP/s of a product of 512 x 1024 x 1024 on a back end of its own. Raises *gflops to
- * the best of 30 tries when that is more: call it several times in a run, others may use the
- * processors. */
-int bench_peak(uint32_t n_threads, double *gflops, struct gd_err *err);
+/* Normally distributed values of deviation 1; repeat themselves after a million or so. */
+void bench_normals(float *out, size_t n);
+
+/* The ceiling: GFLOP/s of one large product on a back end of its own like this one, which has
+ * nothing to do meanwhile. Raises *gflops when it reaches more: on a CPU, where others may use the
+ * processors, call it several times in a run; on a GPU (8192 x 8192 x 8192, the best of a few groups
+ * of products) a call that finds *gflops above 0 does nothing. */
+int bench_peak(const struct gd_backend *like, double *gflops, struct gd_err *err);
+
+/* Dense TFLOP/s of the products' number type by the maker's data sheet; 0 where it is not known
+ * here. */
+double bench_datasheet_tflops(const char *device_name, bool fp8);
 
 /* Where the worker's time goes. While on, the engine's back end has a table that reads the clock
- * around each operation. Switch and reset only while the engine has nothing to do. */
+ * around each operation; on a GPU, where operations are only queued, around what waits: the begin and
+ * the end of each step. Switch and reset only while the engine has nothing to do. */
 enum bench_op {
     BENCH_GEMM,
     BENCH_ATTENTION,
@@ -44,7 +53,8 @@ enum bench_op {
     BENCH_SWIGLU,
     BENCH_EMBED,
     BENCH_COPY,   /* blocks of the KV cache */
-    BENCH_CHOICE, /* gathered rows, choice logits, sync */
+    BENCH_CHOICE, /* gathered rows, choice logits */
+    BENCH_STEP,   /* begin and end of steps: on a GPU the wait for it */
     BENCH_OPS
 };
 struct bench_times {
@@ -67,8 +77,11 @@ void bench_json_head(struct gd_json_writer *w, const char *bench, const char *co
 void bench_json_put(struct gd_json_writer *w, const char *key, double value); /* five digits */
 /* Ends the object and prints it as one line. */
 void bench_json_print(struct gd_json_writer *w);
-/* "op_share": {"gemm": ...} of wall_ms. */
+/* What so many GFLOP/s of products are of the ceilings; tflops: the data sheet's, 0 when unknown. */
+void bench_json_products(struct gd_json_writer *w, double gflops, double ceiling, double tflops);
+/* "share": {"gemm": ...} of wall_ms. */
 void bench_json_shares(struct gd_json_writer *w, const struct bench_times *t, double wall_ms);
+bool bench_on_gpu(const struct gd_backend *be);
 /* A decimal number of 0 to max; false when text is anything else. */
 bool bench_number(const char *text, uint64_t max, uint64_t *out);
 

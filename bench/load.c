@@ -44,7 +44,7 @@ static int forward(const struct gd_model *m, uint32_t n, struct gd_err *err)
     static uint32_t blocks[TOKENS_MAX / GD_KV_BLOCK_TOKENS];
     const uint32_t n_blocks = (n + GD_KV_BLOCK_TOKENS - 1) / GD_KV_BLOCK_TOKENS;
     const uint32_t starts[] = {0, n}, block_start[] = {0, n_blocks}, scored = 0;
-    const int32_t choice = 0;
+    const struct gd_choice choice = {.row = 0, .id = 0};
     struct gd_forward *f = NULL;
     float logit = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -65,7 +65,7 @@ static int forward(const struct gd_model *m, uint32_t n, struct gd_err *err)
     }
     int64_t start = gd_now_ns();
     rc = gd_forward_run(f, &b, &scored, 1, NULL, NULL);
-    rc = rc != GD_OK ? rc : gd_forward_choices(f, 0, &choice, 1, &logit);
+    rc = rc != GD_OK ? rc : gd_forward_choices(f, 1, &choice, &logit);
     printf("forward pass over %u tokens: %.2f s\n", n, seconds_since(start));
     gd_forward_close(f);
     return rc == GD_OK ? rc : gd_err_set(err, rc, "%s", gd_status_message(rc));

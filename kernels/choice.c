@@ -35,12 +35,13 @@ static float dot_row(uint32_t dim, const float *a, enum gd_dtype dtype, const ch
     return sum[0];
 }
 
-void gdk_choice_logits_cpu(uint32_t dim, const float *hidden, enum gd_dtype dtype, const void *rows,
-                           uint32_t n_ids, const int32_t *ids, float *logits)
+void gdk_choice_logits_cpu(uint32_t n, const struct gd_choice *choices, uint32_t dim,
+                           const float *hidden, enum gd_dtype dtype, const void *rows,
+                           float *logits)
 {
     size_t row_bytes = dim * gdk_dtype_bytes(dtype);
-    for (uint32_t i = 0; i < n_ids; i++) {
-        const char *row = (const char *)rows + (size_t)ids[i] * row_bytes;
-        logits[i] = dot_row(dim, hidden, dtype, row);
+    for (uint32_t i = 0; i < n; i++) {
+        const char *row = (const char *)rows + (size_t)choices[i].id * row_bytes;
+        logits[i] = dot_row(dim, hidden + (size_t)choices[i].row * dim, dtype, row);
     }
 }

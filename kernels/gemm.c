@@ -15,6 +15,7 @@ void gdk_gemm_weight_free(struct gd_weight *w)
     if (w != NULL) {
         gemm_bf16_unload(w);
         free(w->packed);
+        free(w->bias);
         free(w);
     }
 }
@@ -30,7 +31,8 @@ size_t gdk_gemm_plan_bytes(const struct gdk_gemm *g, uint32_t n, uint32_t k)
 }
 
 int gdk_gemm_weight_load(struct gdk_gemm *g, uint32_t n, uint32_t k, enum gd_dtype dtype,
-                         const void *rows, struct gd_weight **out, struct gd_err *err)
+                         const void *rows, const float *bias, struct gd_weight **out,
+                         struct gd_err *err)
 {
     if (n == 0 || k == 0 || gdk_dtype_bytes(dtype) == 0) {
         return gd_err_set(err, GD_EUSAGE, "a weight of %u x %u of this type cannot be packed", n,
@@ -42,7 +44,18 @@ int gdk_gemm_weight_load(struct gdk_gemm *g, uint32_t n, uint32_t k, enum gd_dty
     }
     w->n = n;
     w->k = k;
-    int rc = g->bf16 ? gemm_bf16_load(g, w, dtype, rows, err) : gemm_f32_load(w, dtype, rows, err);
+    int rc = GD_OK;
+    if (bias != NULL) {
+        w->bias = gemm_alloc(n * sizeof *bias);
+        if (w->bias == NULL) {
+            rc = gd_err_set(err, GD_ENOMEM, "no memory for a bias of %u", n);
+        } else {
+            memcpy(w->bias, bias, n * sizeof *bias);
+        }
+    }
+    if (rc == GD_OK) {
+        rc = g->bf16 ? gemm_bf16_load(g, w, dtype, rows, err) : gemm_f32_load(w, dtype, rows, err);
+    }
     if (rc != GD_OK) {
         gdk_gemm_weight_free(w);
         return rc;
@@ -52,15 +65,15 @@ int gdk_gemm_weight_load(struct gdk_gemm *g, uint32_t n, uint32_t k, enum gd_dty
 }
 
 int gdk_gemm_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
-                 const float *bias, float *out)
+                 float *out)
 {
     if (rows == 0) {
         return GD_OK;
     }
     if (g->bf16) {
-        return gemm_bf16_run(g, rows, a, w, bias, out);
+        return gemm_bf16_run(g, rows, a, w, out);
     }
-    gemm_f32_run(g, rows, a, w, bias, out);
+    gemm_f32_run(g, rows, a, w, out);
     return GD_OK;
 }
 

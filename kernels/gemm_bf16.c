@@ -191,12 +191,12 @@ static void bf16_item(void *ctx, uint32_t item, uint32_t thread)
 }
 
 int gemm_bf16_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
-                  const float *bias, float *out)
+                  float *out)
 {
     struct bf16_job job = {.g = g,
                            .w = w,
                            .a = a,
-                           .bias = bias,
+                           .bias = w->bias,
                            .out = out,
                            .rows = rows,
                            .n_tiles = (rows + TILE - 1) / TILE};

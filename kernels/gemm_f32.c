@@ -94,9 +94,10 @@ typedef float vec16 __attribute__((vector_size(64)));
     KERNEL(2, 1)                                                                                   \
     KERNEL(2, 4)                                                                                   \
     KERNEL(3, 1)                                                                                   \
-    KERNEL(3, 4) KERNEL(4, 1) KERNEL(4, 2) KERNEL(5, 1) KERNEL(5, 2) KERNEL(6, 1) KERNEL(6, 2)     \
-        KERNEL(7, 1) KERNEL(7, 2) KERNEL(8, 1) KERNEL(8, 2) KERNEL(9, 1) KERNEL(9, 2)              \
-            KERNEL(10, 1) KERNEL(10, 2) KERNEL(11, 1) KERNEL(11, 2) KERNEL(12, 1) KERNEL(12, 2)
+    KERNEL(3, 4)                                                                                   \
+    KERNEL(4, 1) KERNEL(4, 2) KERNEL(5, 1) KERNEL(5, 2) KERNEL(6, 1) KERNEL(6, 2) KERNEL(7, 1)     \
+        KERNEL(7, 2) KERNEL(8, 1) KERNEL(8, 2) KERNEL(9, 1) KERNEL(9, 2) KERNEL(10, 1)             \
+            KERNEL(10, 2) KERNEL(11, 1) KERNEL(11, 2) KERNEL(12, 1) KERNEL(12, 2)
 #include "gemm_f32_tile.h"
 
 static const struct gemm_f32_isa ISA_V4 = {
@@ -353,12 +354,12 @@ int gemm_f32_open(struct gdk_gemm *g, struct gd_err *err)
 }
 
 void gemm_f32_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
-                  const float *bias, float *out)
+                  float *out)
 {
     struct f32_job job = {.isa = g->f32,
                           .w = w,
                           .a = a,
-                          .bias = bias,
+                          .bias = w->bias,
                           .out = out,
                           .copies = g->copies,
                           .rows = rows,

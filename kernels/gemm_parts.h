@@ -47,6 +47,7 @@ struct gemm_panel {
 struct gd_weight {
     uint32_t n, k;
     size_t nbytes;
+    float *bias;   /* [n], or NULL */
     float *packed; /* fp32: [n / GEMM_F32_COLS, k, GEMM_F32_COLS] */
     /* bf16: */
     uint32_t n_panels;
@@ -79,7 +80,7 @@ int gemm_f32_open(struct gdk_gemm *g, struct gd_err *err);
 size_t gemm_f32_bytes(uint32_t n, uint32_t k);
 int gemm_f32_load(struct gd_weight *w, enum gd_dtype dtype, const void *rows, struct gd_err *err);
 void gemm_f32_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
-                  const float *bias, float *out);
+                  float *out);
 
 /* And for bf16; close and unload are safe on what was never opened or loaded. */
 int gemm_bf16_open(struct gdk_gemm *g, struct gd_err *err);
@@ -89,7 +90,7 @@ int gemm_bf16_load(struct gdk_gemm *g, struct gd_weight *w, enum gd_dtype dtype,
                    struct gd_err *err);
 void gemm_bf16_unload(struct gd_weight *w);
 int gemm_bf16_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
-                  const float *bias, float *out);
+                  float *out);
 
 /* The primitive for [TILE, k] x [k, width] with rows of the result ld apart; made when it is new.
  */

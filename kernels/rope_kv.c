@@ -8,13 +8,14 @@
 
 #include <math.h>
 
-void gdk_rope_table_cpu(uint32_t begin, uint32_t end, const struct gd_rope *rope, float *table)
+void gdk_rope_table_cpu(uint32_t begin, uint32_t end, uint32_t head_dim, const float *inv_freq,
+                        float *table)
 {
-    uint32_t half = rope->head_dim / 2;
+    uint32_t half = head_dim / 2;
     for (uint32_t pos = begin; pos < end; pos++) {
-        float *row = table + (size_t)pos * rope->head_dim;
+        float *row = table + (size_t)pos * head_dim;
         for (uint32_t i = 0; i < half; i++) {
-            float angle = (float)pos * rope->inv_freq[i];
+            float angle = (float)pos * inv_freq[i];
             row[i] = cosf(angle);
             row[half + i] = sinf(angle);
         }

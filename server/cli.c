@@ -1,5 +1,6 @@
 /* cli.c - one table of flags; parsing, help, and the loading that most commands share. */
 #include "guardian/cli.h"
+#include "guardian/device.h"
 #include "guardian/log.h"
 
 #include <errno.h>
@@ -23,8 +24,12 @@ static const struct flag FLAGS[] = {
      "model directory: config.json, tokenizer.json, safetensors"},
     {"policy", "GUARDIAN_POLICY", "FILE", TEXT, AT(policy), 0,
      "policy file (default: policy.json of the model, else the built-in one)"},
+    {"device", "GUARDIAN_DEVICE", "DEVICE", TEXT, AT(device), 0,
+     "auto (default: CUDA device 0, else the CPU), cpu, cuda or cuda:N"},
+    {"dtype", "GUARDIAN_DTYPE", "TYPE", TEXT, AT(dtype), 0,
+     "of the products: auto (default: bf16, or fp32 on a CPU without AMX), bf16 or fp8"},
     {"threads", "GUARDIAN_THREADS", "N", NUMBER, AT(threads), GD_THREADS_MAX,
-     "threads that compute (default 0: as many as there are processors)"},
+     "threads that compute on a CPU (default 0: as many as there are processors)"},
     {"host", "GUARDIAN_HOST", "ADDRESS", TEXT, AT(host), 0,
      "IPv4 address to listen on (default 127.0.0.1)"},
     {"port", "GUARDIAN_PORT", "N", NUMBER, AT(port), 65535,
@@ -81,7 +86,8 @@ void gd_cli_print_help(const struct gd_cli_command *cmd)
     printf("usage: guardian %s [FLAGS]%s%s\n\n%s\n\nflags:\n", cmd->name,
            cmd->argument != NULL ? " " : "", cmd->argument != NULL ? cmd->argument : "", cmd->help);
     print_flags(cmd, stdout);
-    printf("\nexit codes: 0; 1 run-time error; 2 wrong usage; 3 the model could not be loaded\n");
+    printf("\nexit codes: 0; 1 run-time error; 2 wrong usage; 3 the model or the device could "
+           "not be loaded\n");
 }
 
 static int usage_error(const struct gd_cli_command *cmd, const char *what, const char *detail)
@@ -190,6 +196,8 @@ int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct
     *out = (struct gd_cli){
         .model = access(GD_DEFAULT_MODEL_DIR, R_OK) == 0 ? GD_DEFAULT_MODEL_DIR
                                                          : "weights/guardian-mini",
+        .device = "auto",
+        .dtype = "auto",
         .host = "127.0.0.1",
         .log_level = "info",
         .port = 8080,
@@ -209,6 +217,11 @@ int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct
         return usage_error(cmd, "no such log level: ", out->log_level);
     }
     gd_log_set_level(level);
+    struct gd_device device;
+    struct gd_err err = {0};
+    if (gd_device_parse(out->device, out->dtype, &device, &err) != 0) {
+        return usage_error(cmd, "", err.msg);
+    }
     if (cmd->needs_argument && out->file == NULL) {
         return usage_error(cmd, "an argument is missing: ", cmd->argument);
     }
@@ -235,12 +248,32 @@ static void show_progress(void *ctx, const char *what, uint64_t done, uint64_t a
     }
 }
 
+static double gib(uint64_t nbytes)
+{
+    return (double)nbytes / (double)GD_GIB;
+}
+
+static void print_plan(const struct gd_engine *e)
+{
+    const struct gd_backend *be = gd_engine_backend(e);
+    const struct gd_engine_memory *m = gd_engine_memory(e);
+    fprintf(
+        stderr,
+        "guardian: memory of %s%s%s: weights %.3f GiB (%s), activations %.3f GiB, KV cache %.3f "
+        "GiB (%u blocks, %llu tokens), %.3f GiB left\n",
+        be->device, be->name[0] != '\0' ? " " : "", be->name, gib(m->weight_bytes), be->gemm_dtype,
+        gib(m->activation_bytes), gib(m->kv_bytes), (unsigned)m->kv_blocks,
+        (unsigned long long)m->kv_tokens, gib(m->left_bytes));
+}
+
 int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                       struct gd_guard **out, struct gd_err *err)
 {
     int64_t last = 0;
     const struct gd_guard_options opt = {
         .engine = {.model_dir = c->model,
+                   .device = c->device,
+                   .dtype = c->dtype,
                    .n_threads = c->threads,
                    .step_tokens = c->step_tokens,
                    .kv_bytes = (uint64_t)c->kv_mib * GD_MIB,
@@ -257,6 +290,7 @@ int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
     }
     int rc = gd_guard_open(out, &opt, err);
     if (rc == 0) {
+        print_plan(gd_guard_engine(*out));
         return 0;
     }
     return rc == GD_EPOLICY || rc == GD_EUSAGE ? GD_EXIT_USAGE : GD_EXIT_MODEL;

@@ -1,7 +1,9 @@
 /* cli_serve.c - the life of the server: listen, load, serve, drain, stop.
  *
  * The main thread waits for signals; they are blocked in all others. The model loads on a thread of
- * its own, so that health checks are answered and SIGTERM works meanwhile. */
+ * its own, so that health checks are answered and SIGTERM works meanwhile. A lost device ends the
+ * process as a signal does, but within two seconds and with exit code 1, so that whoever watches it
+ * starts a new one: only a new process can use the device again. */
 #include "guardian/cli.h"
 #include "guardian/http.h"
 #include "guardian/log.h"
@@ -12,7 +14,9 @@
 #include <time.h>
 
 #define POLL_NS 20000000
-#define QUIET_POLLS 5 /* nothing in flight for this many polls in a row ends a drain */
+#define LOST_POLL_NS 100000000 /* how often a serving process looks at its device */
+#define LOST_TIMEOUT_S 1       /* for the answers of those that a lost device has failed */
+#define QUIET_POLLS 5          /* nothing in flight for this many polls in a row ends a drain */
 
 struct loader {
     const struct gd_cli *cli;
@@ -31,11 +35,29 @@ static void *load_main(void *ctx)
     return NULL;
 }
 
-/* True when a signal of the set came within one poll. */
-static bool signalled(const sigset_t *set)
+/* True when a signal of the set came in this time, less than a second. */
+static bool signalled(const sigset_t *set, long ns)
 {
-    const struct timespec poll = {.tv_nsec = POLL_NS};
+    const struct timespec poll = {.tv_nsec = ns};
     return sigtimedwait(set, NULL, &poll) > 0;
+}
+
+static void log_device(const struct gd_engine *e)
+{
+    const struct gd_err *note = gd_engine_device_note(e);
+    const struct gd_engine_memory *m = gd_engine_memory(e);
+    const struct gd_backend *be = gd_engine_backend(e);
+    if (note != NULL) {
+        gd_log(note->code == GD_ENOTFOUND ? GD_LOG_INFO : GD_LOG_WARN, "device fallback",
+               GD_LOG_Z("device", be->device), GD_LOG_Z("error", note->msg));
+    }
+    gd_log(GD_LOG_INFO, "memory plan", GD_LOG_Z("device", be->device),
+           GD_LOG_Z("device_name", be->name), GD_LOG_Z("gemm_dtype", be->gemm_dtype),
+           GD_LOG_I64("weight_bytes", (int64_t)m->weight_bytes),
+           GD_LOG_I64("activation_bytes", (int64_t)m->activation_bytes),
+           GD_LOG_I64("kv_bytes", (int64_t)m->kv_bytes), GD_LOG_I64("kv_blocks", m->kv_blocks),
+           GD_LOG_I64("kv_tokens", (int64_t)m->kv_tokens),
+           GD_LOG_I64("left_bytes", (int64_t)m->left_bytes));
 }
 
 static void log_ready(const struct gd_guard *g)
@@ -64,7 +86,7 @@ static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
     gd_http_drain(h);
     gd_log(GD_LOG_INFO, "draining", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
     for (int quiet = 0; quiet < QUIET_POLLS;) {
-        if (signalled(set)) {
+        if (signalled(set, POLL_NS)) {
             gd_log_msg(GD_LOG_WARN, "second signal: stopping at once");
             return false;
         }
@@ -77,12 +99,23 @@ static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
     return true;
 }
 
+/* Why the device of a loaded engine is lost, or NULL. */
+static const char *lost(struct loader *l)
+{
+    bool loaded = atomic_load(&l->done) && l->guard != NULL;
+    return loaded ? gd_engine_lost(gd_guard_engine(l->guard)) : NULL;
+}
+
+static void log_lost(struct loader *l)
+{
+    gd_log(GD_LOG_ERROR, "device lost", GD_LOG_Z("error", lost(l)));
+}
+
 /* Waits for the model, then for a signal. 0 when a signal came, else an exit code. */
 static int run(struct gd_http *h, struct loader *l, const sigset_t *set)
 {
-    int sig;
     while (!atomic_load(&l->done)) {
-        if (signalled(set)) {
+        if (signalled(set, POLL_NS)) {
             return 0;
         }
     }
@@ -91,9 +124,15 @@ static int run(struct gd_http *h, struct loader *l, const sigset_t *set)
         return l->exit_code;
     }
     gd_http_set_guard(h, l->guard);
+    log_device(gd_guard_engine(l->guard));
     log_ready(l->guard);
-    sigwait(set, &sig);
-    return 0;
+    while (lost(l) == NULL) {
+        if (signalled(set, LOST_POLL_NS)) {
+            return 0;
+        }
+    }
+    log_lost(l);
+    return GD_EXIT_RUNTIME;
 }
 
 static int fail(const struct gd_err *err)
@@ -134,7 +173,14 @@ int gd_cli_serve(const struct gd_cli *c)
         return fail(&err);
     }
     int rc = run(h, &l, &set);
-    bool orderly = drain(h, rc == 0 ? c->shutdown_timeout_s : 0, &set);
+    uint32_t patience_s = lost(&l) != NULL ? LOST_TIMEOUT_S : 0;
+    bool orderly = drain(h, rc == 0 ? c->shutdown_timeout_s : patience_s, &set);
+    if (lost(&l) != NULL) {
+        if (rc == 0) {
+            log_lost(&l); /* lost while draining */
+        }
+        _Exit(GD_EXIT_RUNTIME); /* giving back what a lost device holds may never end */
+    }
     if (!orderly || !atomic_load(&l.done)) {
         /* Threads still work on memory that a normal end would take away under them. */
         _Exit(orderly ? rc : GD_EXIT_RUNTIME);

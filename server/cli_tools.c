@@ -5,7 +5,6 @@
  * more follows. Each request gives one line of output; one that fails gives {"error":{...}} there,
  * and exit code 1 at the end. */
 #include "guardian/cli.h"
-#include "guardian/pool.h"
 
 #include <errno.h>
 #include <string.h>
@@ -153,6 +152,10 @@ static void report_load(const struct gd_guard *g)
     const struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
     const struct gd_model *m = gd_engine_model(e);
     const struct gd_backend *be = gd_engine_backend(e);
+    const struct gd_err *note = gd_engine_device_note(e);
+    if (note != NULL) {
+        fprintf(stderr, "guardian: computing on the CPU: %s\n", note->msg);
+    }
     fprintf(stderr, "guardian: %s loaded in %.0f ms on %s %s (%s), %u threads; ", m->version,
             m->load_ms, be->device, be->isa, be->gemm_dtype, (unsigned)be->n_threads);
     fprintf(stderr, "memory plan %.1f MiB, resident %.1f MiB\n",
@@ -286,23 +289,6 @@ done:
     return code;
 }
 
-static int test_backend(const struct gd_cli *c, struct gd_err *err)
-{
-    struct gd_backend *be = NULL;
-    uint32_t n_threads = c->threads != 0 ? c->threads : gd_pool_cpus_usable();
-    int rc = gd_backend_cpu_open(&be, n_threads, err);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = gd_backend_selftest(be, err);
-    if (rc == 0) {
-        printf("back end: ok (%s, %s, %s, %u threads)\n", be->device, be->isa, be->gemm_dtype,
-               (unsigned)be->n_threads);
-    }
-    be->ops->close(be);
-    return rc;
-}
-
 static bool test_verdict(struct gd_guard *g)
 {
     static const char request[] =
@@ -313,18 +299,19 @@ static bool test_verdict(struct gd_guard *g)
     return run_request(g, judge_one, gd_str_from(request));
 }
 
+/* Opening the engine includes the self-test of its back end. */
 int gd_cli_selftest(const struct gd_cli *c)
 {
     struct gd_err err = {0};
     struct gd_guard *g = NULL;
-    if (test_backend(c, &err) != 0) {
-        return fail("selftest", &err, GD_EXIT_RUNTIME);
-    }
     int code = gd_cli_open_guard(c, &(struct gd_cli_hooks){0}, &g, &err);
     if (code != 0) {
         return fail("selftest", &err, code);
     }
     report_load(g);
+    const struct gd_backend *be = gd_engine_backend(gd_guard_engine(g));
+    printf("back end: ok (%s, %s, %s, %u threads)\n", be->device, be->isa, be->gemm_dtype,
+           (unsigned)be->n_threads);
     printf("model: ok (%s)\n", gd_engine_model(gd_guard_engine(g))->version);
     code = test_verdict(g) ? GD_EXIT_OK : GD_EXIT_RUNTIME;
     gd_guard_close(g);

@@ -4,7 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
-#define MODEL_FLAGS "model policy threads log-level "
+#define MODEL_FLAGS "model policy device dtype threads log-level "
 #define ENGINE_FLAGS "max-batch-tokens kv-cache-mib no-prefix-cache verdict-cache "
 
 static const struct gd_cli_command COMMANDS[] = {

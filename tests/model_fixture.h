@@ -94,10 +94,16 @@ void free(void *p)
 
 /* ---- a back end that records ---- */
 
+struct gd_vector {
+    uint32_t n;
+    float *values; /* copy */
+};
+
 struct gd_weight {
     uint32_t n, k;
     enum gd_dtype dtype;
-    void *rows; /* copy */
+    void *rows;  /* copy */
+    float *bias; /* copy, or NULL */
 };
 
 struct gd_table {
@@ -111,6 +117,7 @@ struct fake {
     int live;      /* objects not freed yet */
     int calls;     /* that can fail */
     int fail_call; /* the one that does; 0: none */
+    uint64_t left; /* what memory_left says */
 };
 
 static size_t element_bytes(enum gd_dtype t)
@@ -124,50 +131,60 @@ static bool fails(struct gd_backend *be)
     return ++f->calls == f->fail_call;
 }
 
-static void *fake_alloc(struct gd_backend *be, size_t nbytes)
+static uint64_t fake_memory_left(struct gd_backend *be)
 {
-    if (fails(be))
-        return NULL;
-    void *p = calloc(1, nbytes);
-    ((struct fake *)be)->live += p != NULL;
+    return ((struct fake *)be)->left;
+}
+
+/* A copy of n bytes; NULL when there is no memory. */
+static void *fake_copy(const void *src, size_t n)
+{
+    void *p = malloc(n);
+    if (p != NULL)
+        memcpy(p, src, n);
     return p;
 }
 
-static void fake_free(struct gd_backend *be, void *p)
-{
-    assert_non_null(p);
-    ((struct fake *)be)->live--;
-    free(p);
-}
-
-static int fake_upload(struct gd_backend *be, void *dst, const void *src, size_t nbytes)
+static struct gd_vector *fake_vector_load(struct gd_backend *be, uint32_t n, const float *values)
 {
     if (fails(be))
-        return GD_EBACKEND;
-    memcpy(dst, src, nbytes);
-    return GD_OK;
+        return NULL;
+    struct gd_vector *v = calloc(1, sizeof *v);
+    float *copy = fake_copy(values, n * sizeof *values);
+    if (v == NULL || copy == NULL) {
+        free(v);
+        free(copy);
+        return NULL;
+    }
+    *v = (struct gd_vector){n, copy};
+    ((struct fake *)be)->live++;
+    return v;
 }
 
-static int fake_sync(struct gd_backend *be)
+static void fake_vector_free(struct gd_backend *be, struct gd_vector *v)
 {
-    return fails(be) ? GD_EBACKEND : GD_OK;
+    assert_non_null(v);
+    ((struct fake *)be)->live--;
+    free(v->values);
+    free(v);
 }
 
 static int fake_weight_load(struct gd_backend *be, uint32_t n, uint32_t k, enum gd_dtype dtype,
-                            const void *rows, struct gd_weight **out, struct gd_err *err)
+                            const void *rows, const float *bias, struct gd_weight **out,
+                            struct gd_err *err)
 {
     if (fails(be))
         return gd_err_set(err, GD_ENOMEM, "the fake has no memory");
-    size_t nbytes = (size_t)n * k * element_bytes(dtype);
     struct gd_weight *w = calloc(1, sizeof *w);
-    void *copy = malloc(nbytes);
-    if (w == NULL || copy == NULL) {
+    void *copy = fake_copy(rows, (size_t)n * k * element_bytes(dtype));
+    float *bias_copy = bias != NULL ? fake_copy(bias, n * sizeof *bias) : NULL;
+    if (w == NULL || copy == NULL || (bias != NULL && bias_copy == NULL)) {
         free(w);
         free(copy);
+        free(bias_copy);
         return gd_err_set(err, GD_ENOMEM, "the fake has no memory");
     }
-    *w = (struct gd_weight){n, k, dtype, copy};
-    memcpy(w->rows, rows, nbytes);
+    *w = (struct gd_weight){n, k, dtype, copy, bias_copy};
     ((struct fake *)be)->live++;
     *out = w;
     return GD_OK;
@@ -175,8 +192,10 @@ static int fake_weight_load(struct gd_backend *be, uint32_t n, uint32_t k, enum 
 
 static void fake_weight_free(struct gd_backend *be, struct gd_weight *w)
 {
+    assert_non_null(w);
     ((struct fake *)be)->live--;
     free(w->rows);
+    free(w->bias);
     free(w);
 }
 
@@ -205,27 +224,36 @@ static void fake_table_free(struct gd_backend *be, struct gd_table *t)
     free(t);
 }
 
-static size_t fake_weight_bytes(struct gd_backend *be, uint32_t n, uint32_t k)
+static uint64_t fake_weight_bytes(struct gd_backend *be, uint32_t n, uint32_t k)
 {
     (void)be;
-    return 1000 + (size_t)n * k * 4;
+    return 1000 + (uint64_t)n * k * 4;
 }
 
+/* As if each table had an index of its own. */
+static uint64_t fake_table_bytes(struct gd_backend *be, uint32_t n, uint32_t k, enum gd_dtype dtype)
+{
+    (void)be;
+    return 50 + (uint64_t)n * k * element_bytes(dtype);
+}
+
+/* All that loading a model may call: no rows, no cache, no steps. */
 static const struct gd_backend_ops FAKE_OPS = {
-    .buffer_alloc = fake_alloc,
-    .buffer_free = fake_free,
-    .upload = fake_upload,
-    .sync = fake_sync,
+    .memory_left = fake_memory_left,
+    .vector_load = fake_vector_load,
+    .vector_free = fake_vector_free,
     .weight_load = fake_weight_load,
     .weight_free = fake_weight_free,
     .table_load = fake_table_load,
     .table_free = fake_table_free,
     .weight_bytes = fake_weight_bytes,
+    .table_bytes = fake_table_bytes,
 };
 
 static struct fake fake_new(void)
 {
-    return (struct fake){.be = {.ops = &FAKE_OPS, .device = "fake", .gemm_dtype = "f32"}};
+    return (struct fake){.be = {.ops = &FAKE_OPS, .device = "fake", .gemm_dtype = "f32"},
+                         .left = UINT64_MAX};
 }
 
 /* ---- a model directory ---- */

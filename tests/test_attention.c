@@ -11,6 +11,7 @@
 #define MAX_BLOCKS 512u
 #define BLOCK ((uint32_t)GD_KV_BLOCK_TOKENS)
 #define POOL 160u /* blocks of a cache here */
+#define POSITIONS (POOL * BLOCK)
 
 struct heads {
     uint32_t heads, kv, dim;
@@ -91,23 +92,24 @@ struct device {
     struct gd_backend *be;
     struct gd_kv *kv;
     struct heads h;
-    struct gd_rope rope;
     float inv_freq[GDK_HEAD_DIM_MAX / 2];
 };
 
 static void step(struct device *d, const struct packed *p, float *qkv, float *out)
 {
-    struct gd_attn_shape s = shape_of(&d->h);
-    assert_int_equal(d->be->ops->rope_kv(d->be, &p->b, &s, &d->rope, qkv, d->kv, 0), GD_OK);
-    assert_int_equal(d->be->ops->attention(d->be, &p->b, &s, qkv, d->kv, 0, out), GD_OK);
-    assert_int_equal(d->be->ops->sync(d->be), GD_OK);
+    static const struct gd_batch none = {.n_tokens = 0};
+    const struct gd_backend_ops *ops = d->be->ops;
+    struct gd_step_rows rows = {0};
+    assert_int_equal(ops->step_begin(d->be, d->kv, &p->b, &none, false, &rows), GD_OK);
+    assert_int_equal(ops->rope_kv(d->be, &p->b, HANDLE(qkv), d->kv, 0), GD_OK);
+    assert_int_equal(ops->attention(d->be, &p->b, HANDLE(qkv), d->kv, 0, HANDLE(out)), GD_OK);
+    assert_int_equal(ops->step_end(d->be), GD_OK);
 }
 
 /* NaN at every position of every block, in both layers. */
 static void poison(struct device *d)
 {
     static struct packed p;
-    struct gd_attn_shape s = shape_of(&d->h);
     size_t row = row_of(&d->h);
     float *qkv = random_floats(BLOCK * row);
     for (uint32_t i = 0; i < POOL * 2; i++) {
@@ -117,7 +119,7 @@ static void poison(struct device *d)
         for (size_t j = 0; j < BLOCK * row; j++) {
             qkv[j] = NAN;
         }
-        assert_int_equal(d->be->ops->rope_kv(d->be, &p.b, &s, &d->rope, qkv, d->kv, i % 2), GD_OK);
+        assert_int_equal(d->be->ops->rope_kv(d->be, &p.b, HANDLE(qkv), d->kv, i % 2), GD_OK);
     }
     free(qkv);
 }
@@ -130,8 +132,8 @@ static void device_open(struct device *d, const struct heads *h, uint32_t n_thre
     for (uint32_t i = 0; i < h->dim / 2; i++) {
         d->inv_freq[i] = (float)pow(10000.0, -2.0 * i / h->dim);
     }
-    d->rope = (struct gd_rope){.head_dim = h->dim, .inv_freq = d->inv_freq};
-    assert_int_equal(d->be->ops->kv_open(d->be, 2, POOL, &s, &d->kv, NULL), GD_OK);
+    const struct gd_rope rope = {.inv_freq = d->inv_freq, .n_positions = POSITIONS};
+    assert_int_equal(d->be->ops->kv_open(d->be, 2, POOL, &s, &rope, &d->kv, NULL), GD_OK);
     poison(d);
 }
 
@@ -291,13 +293,12 @@ static void test_layout(void **state)
     const size_t n = 5 * h.kv * BLOCK * pad, row = row_of(&h);
     static float table_cs[20 * 24];
     const float inv_freq[12] = {1.0f, 0.5f};
-    const struct gd_rope rope = {.head_dim = h.dim, .inv_freq = inv_freq};
     static struct packed p;
     float *k = calloc(n, sizeof *k), *v = calloc(n, sizeof *v), *qkv = random_floats(9 * row);
     assert_int_equal(pad, 32);
     assert_true(k != NULL && v != NULL);
     struct gdk_kv_layer kv = {.k = k, .v = v};
-    gdk_rope_table_cpu(0, 20, &rope, table_cs);
+    gdk_rope_table_cpu(0, 20, h.dim, inv_freq, table_cs);
     pack_begin(&p);
     pack_add(&p, 11, 9, table); /* positions 11 to 19: 5 in block 3, 4 in block 1 */
     float *in = copy_of(qkv, 9 * row * sizeof *qkv);
@@ -510,16 +511,15 @@ static void test_single_tokens(void **state)
     pack_whole(&p, 1, &len);
     memcpy(table, p.blocks, p.block_starts[1] * sizeof *table);
     step(&d, &p, qkv, want);
-    struct gd_attn_shape s = shape_of(&h);
     for (uint32_t first = 0; first < len; first += MAX_SEQS) {
         pack_begin(&p);
         uint32_t n = len - first < MAX_SEQS ? len - first : MAX_SEQS;
         for (uint32_t t = first; t < first + n; t++) {
             pack_add(&p, t, 1, table);
         }
-        assert_int_equal(
-            d.be->ops->attention(d.be, &p.b, &s, qkv + first * row, d.kv, 0, out + first * width),
-            GD_OK);
+        assert_int_equal(d.be->ops->attention(d.be, &p.b, HANDLE(qkv + first * row), d.kv, 0,
+                                              HANDLE(out + first * width)),
+                         GD_OK);
     }
     assert_memory_equal(out, want, len * width * sizeof *out);
     device_close(&d);
@@ -537,12 +537,11 @@ static void test_scratch(void **state)
     static struct packed p;
     static float table[70 * 24], inv_freq[12];
     static _Alignas(64) struct gdk_attention_scratch scratch;
-    const struct gd_rope rope = {.head_dim = h.dim, .inv_freq = inv_freq};
     struct gdk_kv_layer kv = {.k = calloc(half, sizeof(float)), .v = calloc(half, sizeof(float))};
     float *qkv = random_floats(len * row_of(&h)), *out[2];
     assert_true(kv.k != NULL && kv.v != NULL);
     pack_whole(&p, 1, &len);
-    gdk_rope_table_cpu(0, len, &rope, table);
+    gdk_rope_table_cpu(0, len, h.dim, inv_freq, table);
     gdk_rope_kv_cpu(0, len, &p.b, &s, table, qkv, &kv);
     for (int i = 0; i < 2; i++) {
         out[i] = random_floats(len * width);
@@ -603,7 +602,6 @@ static void test_copy(void **state)
 {
     (void)state;
     const struct heads h = {4, 2, 24};
-    struct gd_attn_shape s = shape_of(&h);
     size_t row = row_of(&h), width = out_of(&h);
     struct device d;
     static struct packed p;
@@ -615,7 +613,7 @@ static void test_copy(void **state)
         float *qkv = copy_of(in, 40 * row * sizeof *in);
         pack_begin(&p);
         pack_add(&p, 0, 40, original);
-        assert_int_equal(d.be->ops->rope_kv(d.be, &p.b, &s, &d.rope, qkv, d.kv, layer), GD_OK);
+        assert_int_equal(d.be->ops->rope_kv(d.be, &p.b, HANDLE(qkv), d.kv, layer), GD_OK);
         free(qkv);
     }
     for (uint32_t i = 0; i < 3; i++) {
@@ -625,16 +623,18 @@ static void test_copy(void **state)
     for (uint32_t layer = 0; layer < 2; layer++) {
         pack_begin(&p);
         pack_add(&p, 0, 40, original);
-        assert_int_equal(d.be->ops->attention(d.be, &p.b, &s, in, d.kv, layer, want), GD_OK);
+        assert_int_equal(d.be->ops->attention(d.be, &p.b, HANDLE(in), d.kv, layer, HANDLE(want)),
+                         GD_OK);
         pack_begin(&p);
         pack_add(&p, 0, 40, copy);
-        assert_int_equal(d.be->ops->attention(d.be, &p.b, &s, in, d.kv, layer, out), GD_OK);
+        assert_int_equal(d.be->ops->attention(d.be, &p.b, HANDLE(in), d.kv, layer, HANDLE(out)),
+                         GD_OK);
         assert_memory_equal(out, want, 40 * width * sizeof *out);
         assert_true(isfinite(out[0]) && isfinite(out[40 * width - 1]));
     }
     assert_int_equal(d.be->ops->kv_copy(d.be, d.kv, POOL, 1), GD_EBACKEND);
     assert_int_equal(d.be->ops->kv_copy(d.be, d.kv, 1, POOL), GD_EBACKEND);
-    assert_int_equal(d.be->ops->sync(d.be), GD_EBACKEND);
+    assert_int_equal(d.be->ops->kv_copy(d.be, d.kv, POOL - 1, 1), GD_OK);
     device_close(&d);
     free(in), free(want), free(out);
 }
@@ -655,12 +655,15 @@ static void test_lazy(void **state)
 {
     (void)state;
     const struct gd_attn_shape s = {4, 2, 64, 0.125f};
+    static const float inv_freq[32];
+    const struct gd_rope rope = {.inv_freq = inv_freq, .n_positions = 64};
     struct gd_backend *be = open_backend(1, false);
     struct gd_kv *kv = NULL;
-    size_t block = be->ops->kv_block_bytes(be, &s), before = resident_bytes();
+    uint64_t block = be->ops->kv_block_bytes(be, &s);
+    size_t before = resident_bytes();
     assert_int_equal(block, 2u * 2 * 64 * BLOCK * sizeof(float));
     uint32_t n_blocks = (uint32_t)(512 * GD_MIB / (6 * block));
-    assert_int_equal(be->ops->kv_open(be, 6, n_blocks, &s, &kv, NULL), GD_OK);
+    assert_int_equal(be->ops->kv_open(be, 6, n_blocks, &s, &rope, &kv, NULL), GD_OK);
     size_t grown = resident_bytes() - before;
     print_message("cache of 512 MiB: %zu bytes resident at first\n", grown);
 #ifndef __SANITIZE_THREAD__            /* its shadow is larger than the memory */
@@ -671,6 +674,17 @@ static void test_lazy(void **state)
     be->ops->close(be);
 }
 
+/* A cache of two layers, 4 blocks and 20 positions, which fit into two blocks. */
+static struct gd_kv *small_cache(struct gd_backend *be)
+{
+    static const float inv_freq[32];
+    const struct gd_rope rope = {.inv_freq = inv_freq, .n_positions = 20};
+    const struct gd_attn_shape s = {2, 2, 64, 1.0f};
+    struct gd_kv *kv = NULL;
+    assert_int_equal(be->ops->kv_open(be, 2, 4, &s, &rope, &kv, NULL), GD_OK);
+    return kv;
+}
+
 static void test_limits(void **state)
 {
     (void)state;
@@ -678,30 +692,66 @@ static void test_limits(void **state)
     const struct gd_backend_ops *ops = be->ops;
     struct gd_kv *kv = NULL;
     struct gd_err err = {0};
-    static struct packed p;
-    const uint32_t len = 1;
-    pack_whole(&p, 1, &len);
     static const float inv_freq[256];
-    struct gd_rope rope = {.head_dim = 64, .inv_freq = inv_freq};
-    struct gd_attn_shape s = {2, 2, 64, 1.0f}, wide = {1, 1, 512, 1.0f}, other = {2, 1, 64, 1.0f};
-    float *x = random_floats(3 * 512);
-    assert_int_equal(ops->kv_open(be, 2, 4, &wide, &kv, &err), GD_EUSAGE);
-    assert_int_equal(ops->kv_open(be, 0, 4, &s, &kv, &err), GD_EUSAGE);
-    assert_int_equal(ops->kv_open(be, 2, 0, &s, &kv, &err), GD_EUSAGE);
+    static struct packed p;
+    const struct gd_rope rope = {.inv_freq = inv_freq, .n_positions = 20};
+    const uint32_t table[] = {0, 1};
+    struct gd_attn_shape s = {2, 2, 64, 1.0f}, wide = {1, 1, 512, 1.0f};
+    float *x = random_floats(8 * 384);
+    assert_int_equal(ops->kv_open(be, 2, 4, &wide, &rope, &kv, &err), GD_EUSAGE);
+    assert_int_equal(ops->kv_open(be, 0, 4, &s, &rope, &kv, &err), GD_EUSAGE);
+    assert_int_equal(ops->kv_open(be, 2, 0, &s, &rope, &kv, &err), GD_EUSAGE);
     struct gd_attn_shape huge = {UINT32_MAX, UINT32_MAX, 256, 1.0f};
-    assert_int_equal(ops->kv_open(be, UINT32_MAX, UINT32_MAX, &huge, &kv, &err), GD_ENOMEM);
+    assert_int_equal(ops->kv_open(be, UINT32_MAX, UINT32_MAX, &huge, &rope, &kv, &err), GD_ENOMEM);
     assert_int_equal(ops->kv_block_bytes(be, &wide), 0);
     assert_null(kv);
-    assert_int_equal(ops->kv_open(be, 2, 4, &s, &kv, &err), GD_OK);
-    assert_int_equal(ops->rope_kv(be, &p.b, &s, &rope, x, kv, 2), GD_EBACKEND); /* no such layer */
-    assert_int_equal(ops->sync(be), GD_EBACKEND); /* kept until asked for */
-    assert_int_equal(ops->sync(be), GD_OK);
-    assert_int_equal(ops->rope_kv(be, &p.b, &other, &rope, x, kv, 0), GD_EBACKEND);
-    assert_int_equal(ops->attention(be, &p.b, &other, x, kv, 0, x), GD_EBACKEND);
-    assert_int_equal(ops->attention(be, &p.b, &s, x, kv, 2, x), GD_EBACKEND);
-    rope.head_dim = 32;
-    assert_int_equal(ops->rope_kv(be, &p.b, &s, &rope, x, kv, 0), GD_EBACKEND);
-    assert_int_equal(ops->sync(be), GD_EBACKEND);
+    kv = small_cache(be);
+    pack_begin(&p);
+    pack_add(&p, 12, 8, table); /* up to the last position */
+    for (uint32_t layer = 0; layer < 4; layer++) {
+        int want = layer < 2 ? GD_OK : GD_EBACKEND; /* no such layer */
+        assert_int_equal(ops->rope_kv(be, &p.b, HANDLE(x), kv, layer), want);
+        assert_int_equal(ops->attention(be, &p.b, HANDLE(x), kv, layer, HANDLE(x)), want);
+    }
+    pack_begin(&p);
+    pack_add(&p, 13, 8, table); /* one further: refused before anything is rotated */
+    float *kept = copy_of(x, 8 * 384 * sizeof *x);
+    assert_int_equal(ops->rope_kv(be, &p.b, HANDLE(x), kv, 0), GD_EBACKEND);
+    p.positions[0] = -1;
+    p.b.n_tokens = p.starts[1] = 1;
+    assert_int_equal(ops->rope_kv(be, &p.b, HANDLE(x), kv, 0), GD_EBACKEND);
+    assert_memory_equal(x, kept, 8 * 384 * sizeof *x);
+    ops->kv_close(be, kv);
+    be->ops->close(be);
+    free(x), free(kept);
+}
+
+/* step_end gives the first failure of its step, and of no other. */
+static void test_step_failures(void **state)
+{
+    (void)state;
+    struct gd_backend *be = open_backend(1, false);
+    const struct gd_backend_ops *ops = be->ops;
+    struct gd_kv *kv = small_cache(be);
+    const struct gd_batch none = {.n_tokens = 0};
+    static struct packed p;
+    const uint32_t len = 3, table[] = {2};
+    float *x = random_floats(len * 384);
+    pack_begin(&p);
+    pack_add(&p, 0, len, table);
+    for (int i = 0; i < 6; i++) {
+        struct gd_step_rows rows = {0};
+        const struct gd_batch *scored = i % 2 == 0 ? &none : &p.b;
+        assert_int_equal(ops->step_begin(be, kv, &p.b, scored, i > 3, &rows), GD_OK);
+        assert_true(rows.tokens >= len && rows.scored >= scored->n_tokens);
+        assert_false(rows.recorded);
+        if (i % 3 == 1) { /* what follows it may do well */
+            assert_int_equal(ops->rope_kv(be, &p.b, HANDLE(x), kv, 2), GD_EBACKEND);
+        }
+        assert_int_equal(ops->rope_kv(be, &p.b, HANDLE(x), kv, 1), GD_OK);
+        assert_int_equal(ops->attention(be, &p.b, HANDLE(x), kv, 1, HANDLE(x)), GD_OK);
+        assert_int_equal(ops->step_end(be), i % 3 == 1 ? GD_EBACKEND : GD_OK);
+    }
     ops->kv_close(be, kv);
     be->ops->close(be);
     free(x);
@@ -715,6 +765,7 @@ int main(void)
         cmocka_unit_test(test_single_tokens), cmocka_unit_test(test_scratch),
         cmocka_unit_test(test_causal),        cmocka_unit_test(test_copy),
         cmocka_unit_test(test_lazy),          cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_step_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,290 +4,25 @@
  *
  * The rule for errors: at most twice what PyTorch makes in float32 on the same model and sequences
  * (bf16: in bfloat16). */
-#include "guardian/engine.h"
-#include "guardian/kernels.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stddef.h>
-
-#include <cmocka.h>
-
-#include <math.h>
-#include <string.h>
-
-#define N_SEQS 5
-#define N_CHOICES 11
-#define MAX_LAYERS 8
-#define MAX_TOKENS 512
-#define BLOCKS 160 /* of the KV cache */
-#define BLOCK GD_KV_BLOCK_TOKENS
 
 static const char *const MODELS[] = {"golden/models/llama_bf16_sharded",
                                      "golden/models/llama_f32_tied", "golden/models/qwen2_f16"};
 
-/* ---- reference.safetensors ---- */
+#include "forward_fixture.h"
 
-struct reference {
-    struct gd_arena arena;
-    char *data;
-    size_t len;
-    struct gd_tensor_info *tensors;
-    size_t n_tensors;
-};
-
-static void reference_open(struct reference *r, const char *dir)
+static int open_for(struct gd_backend **out, enum number number, uint32_t variant,
+                    struct gd_err *err)
 {
-    char path[256];
-    struct gd_err err = {0};
-    snprintf(path, sizeof path, "%s/reference.safetensors", dir);
-    if (gd_file_read(path, 16 * GD_MIB, &r->data, &r->len, &err) != GD_OK) {
-        fail_msg("%s", err.msg);
-    }
-    gd_arena_init(&r->arena, 16 * GD_MIB);
-    if (gd_safetensors_parse_header(&r->arena, (struct gd_str){r->data, r->len}, r->len,
-                                    &r->tensors, &r->n_tensors, &err) != GD_OK) {
-        fail_msg("%s: %s", path, err.msg);
-    }
-}
-
-static void reference_close(struct reference *r)
-{
-    gd_arena_free(&r->arena);
-    free(r->data);
-}
-
-/* Values of "name" or, with s >= 0, "name.s", with l >= 0 "name.s.l"; copied, as the file does not
- * align them. */
-static void *values(struct reference *r, const char *name, int s, int l, size_t elem, size_t *n)
-{
-    char full[64];
-    snprintf(full, sizeof full, s < 0 ? "%s" : l < 0 ? "%s.%d" : "%s.%d.%d", name, s, l);
-    for (size_t i = 0; i < r->n_tensors; i++) {
-        const struct gd_tensor_info *t = &r->tensors[i];
-        if (gd_str_eqz(t->name, full)) {
-            assert_int_equal(t->nbytes % elem, 0);
-            *n = t->nbytes / elem;
-            void *p = gd_arena_alloc(&r->arena, t->nbytes);
-            assert_non_null(p);
-            memcpy(p, r->data + t->offset, t->nbytes);
-            return p;
-        }
-    }
-    fail_msg("no %s in the reference", full);
-    return NULL;
-}
-
-/* ---- one model, and its sequences ---- */
-
-struct fixture {
-    struct gd_backend *be;
-    struct gd_model *m;
-    struct gd_forward *f;
-    struct reference ref;
-    const int32_t *ids[N_SEQS];
-    size_t lens[N_SEQS];
-    const int32_t *choices;
-    double worst[MAX_LAYERS + 2]; /* largest error so far, as error_f32 counts it */
-    double largest;               /* largest |value| of the residual stream */
-    int seq;                      /* the tap compares with this one, */
-    uint32_t first;               /* which is in the step from this position on */
-    uint32_t n_seen;              /* rows compared by the tap */
-};
-
-static void fixture_open(struct fixture *x, const char *dir, uint32_t n_threads, bool bf16)
-{
-    struct gd_err err = {0};
-    size_t n = 0;
-    memset(x, 0, sizeof *x);
-    if (gdk_backend_cpu_open(&x->be, n_threads, bf16, &err) != GD_OK ||
-        gd_model_open(&x->m, dir, x->be, NULL, &err) != GD_OK ||
-        gd_forward_open(&x->f, x->m, MAX_TOKENS, BLOCKS, &err) != GD_OK) {
-        fail_msg("%s", err.msg);
-    }
-    reference_open(&x->ref, dir);
-    for (int s = 0; s < N_SEQS; s++) {
-        x->ids[s] = values(&x->ref, "input_ids", s, -1, sizeof(int32_t), &x->lens[s]);
-    }
-    x->choices = values(&x->ref, "choice_ids", -1, -1, sizeof(int32_t), &n);
-    assert_int_equal(n, N_CHOICES);
-}
-
-static void fixture_close(struct fixture *x)
-{
-    gd_forward_close(x->f);
-    gd_model_close(x->m);
-    x->be->ops->close(x->be);
-    reference_close(&x->ref);
-}
-
-/* ---- steps ---- */
-
-struct step {
-    struct gd_batch b;
-    int32_t tokens[MAX_TOKENS], positions[MAX_TOKENS];
-    uint32_t starts[2 * N_SEQS + 1], block_starts[2 * N_SEQS + 1], blocks[BLOCKS];
-    uint32_t scored[2 * N_SEQS], n_scored;
-};
-
-static struct step *step_begin(void)
-{
-    static struct step st;
-    memset(&st, 0, sizeof st);
-    st.b = (struct gd_batch){.tokens = st.tokens,
-                             .positions = st.positions,
-                             .seq_start = st.starts,
-                             .blocks = st.blocks,
-                             .block_start = st.block_starts};
-    return &st;
-}
-
-/* Tokens first .. first + n - 1 of a sequence, in blocks table[0], table[1], .. */
-static void step_add(struct step *st, const int32_t *ids, uint32_t first, uint32_t n,
-                     const uint32_t *table, bool score)
-{
-    uint32_t s = st->b.n_seqs, at = st->block_starts[s], n_blocks = (first + n - 1) / BLOCK + 1;
-    assert_true(s < 2 * N_SEQS && st->b.n_tokens + n <= MAX_TOKENS && at + n_blocks <= BLOCKS);
-    for (uint32_t i = 0; i < n; i++) {
-        st->tokens[st->b.n_tokens + i] = ids[first + i];
-        st->positions[st->b.n_tokens + i] = (int32_t)(first + i);
-    }
-    memcpy(st->blocks + at, table, n_blocks * sizeof *table);
-    if (score) {
-        st->scored[st->n_scored++] = s;
-    }
-    st->b.n_tokens += n;
-    st->starts[s + 1] = st->b.n_tokens;
-    st->block_starts[s + 1] = at + n_blocks;
-    st->b.n_seqs++;
-}
-
-static void step_run(struct fixture *x, const struct step *st, gd_forward_tap tap,
-                     float logits[][N_CHOICES])
-{
-    assert_int_equal(gd_forward_run(x->f, &st->b, st->scored, st->n_scored, tap, x), GD_OK);
-    for (uint32_t i = 0; i < st->n_scored; i++) {
-        assert_int_equal(gd_forward_choices(x->f, i, x->choices, N_CHOICES, logits[i]), GD_OK);
-    }
-    assert_int_equal(gd_forward_choices(x->f, st->n_scored, x->choices, N_CHOICES, logits[0]),
-                     GD_EUSAGE);
-}
-
-/* Blocks from, from + 1, .. of the cache, in an order that is not theirs. */
-static void table_fill(uint32_t *table, uint32_t from)
-{
-    for (uint32_t i = 0; i < BLOCKS; i++) {
-        table[i] = (from + i * 7) % BLOCKS; /* 7 and BLOCKS have no common divisor */
-    }
-}
-
-/* Runs the sequences order[0..n_seqs-1] as one batch; logits[i] belongs to order[i]. */
-static void run(struct fixture *x, const int *order, uint32_t n_seqs, gd_forward_tap tap,
-                float logits[][N_CHOICES])
-{
-    struct step *st = step_begin();
-    uint32_t table[BLOCKS], used = 0;
-    x->first = 0;
-    table_fill(table, 3);
-    for (uint32_t i = 0; i < n_seqs; i++) {
-        uint32_t n = (uint32_t)x->lens[order[i]];
-        step_add(st, x->ids[order[i]], 0, n, table + used, true);
-        used += (n - 1) / BLOCK + 1;
-        assert_true(used <= BLOCKS);
-    }
-    step_run(x, st, tap, logits);
-}
-
-/* ---- parity ---- */
-
-static void note_error(double *worst, double got, double want)
-{
-    double error = fabs(got - want);
-    assert_true(isfinite(got));
-    *worst = error > *worst ? error : *worst;
-}
-
-static void compare_hidden(void *ctx, int layer, const float *hidden, uint32_t n_tokens,
-                           uint32_t dim)
-{
-    struct fixture *x = ctx;
-    size_t n_rows = 0, n = 0;
-    assert_true(x->first + n_tokens <= x->lens[x->seq]);
-    const int32_t *rows = values(&x->ref, "rows", x->seq, -1, sizeof *rows, &n_rows);
-    const double *want = values(&x->ref, "hidden", x->seq, layer + 1, sizeof *want, &n);
-    assert_int_equal(n, n_rows * dim);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t row = (uint32_t)rows[i / dim];
-        if (row >= x->first && row < x->first + n_tokens) {
-            double got = (double)hidden[(size_t)(row - x->first) * dim + i % dim];
-            note_error(&x->worst[layer + 1], got, want[i]);
-            x->largest = fabs(want[i]) > x->largest ? fabs(want[i]) : x->largest;
-            x->n_seen += i % dim == 0;
-        }
-    }
-}
-
-/* One sequence in chunks of this many tokens, the last one scored. */
-static void run_chunks(struct fixture *x, int seq, uint32_t chunk, gd_forward_tap tap,
-                       float logits[][N_CHOICES])
-{
-    uint32_t table[BLOCKS], len = (uint32_t)x->lens[seq];
-    table_fill(table, 11);
-    for (x->first = 0; x->first < len; x->first += chunk) {
-        struct step *st = step_begin();
-        uint32_t n = len - x->first < chunk ? len - x->first : chunk;
-        step_add(st, x->ids[seq], x->first, n, table, x->first + n == len);
-        step_run(x, st, tap, logits);
-    }
-}
-
-/* chunk 0: whole sequences. */
-static void check_parity(const char *dir, bool bf16, uint32_t chunk)
-{
-    struct fixture x;
-    size_t n = 0;
-    fixture_open(&x, dir, 1, bf16);
-    int n_layers = (int)x.m->config.n_layers;
-    for (int s = 0; s < N_SEQS; s++) {
-        float logits[1][N_CHOICES];
-        x.seq = s;
-        x.n_seen = 0;
-        if (chunk == 0) {
-            run(&x, &s, 1, compare_hidden, logits);
-        } else {
-            run_chunks(&x, s, chunk, compare_hidden, logits);
-        }
-        values(&x.ref, "rows", s, -1, sizeof(int32_t), &n);
-        assert_int_equal(x.n_seen, n * (size_t)(n_layers + 1));
-        const double *want = values(&x.ref, "logits", s, -1, sizeof *want, &n);
-        assert_int_equal(n, N_CHOICES);
-        for (int i = 0; i < N_CHOICES; i++) {
-            note_error(&x.worst[n_layers + 1], (double)logits[0][i], want[i]);
-        }
-    }
-    const double *theirs =
-        values(&x.ref, bf16 ? "error_bf16" : "error_f32", -1, -1, sizeof *theirs, &n);
-    assert_int_equal(n, n_layers + 2);
-    /* Twice nothing would be too little where PyTorch was lucky: one unit in the last place of the
-     * largest value is free, the error that storing it costs anyway. */
-    double unit = x.largest * 0x1p-23;
-    for (int l = 0; l < n_layers + 2; l++) {
-        print_message("%s %s chunk %u, %d: %.2e, PyTorch %.2e\n", dir, x.be->gemm_dtype, chunk, l,
-                      x.worst[l], theirs[l]);
-        if (x.worst[l] > 2 * theirs[l] + (l == 0 ? 0.0 : unit)) {
-            fail_msg("%s: error %g after layer %d, PyTorch's is %g", dir, x.worst[l], l - 1,
-                     theirs[l]);
-        }
-    }
-    fixture_close(&x);
+    return gdk_backend_cpu_open(out, variant, number == NUMBER_BF16, err);
 }
 
 static void test_parity_f32(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
-        check_parity(MODELS[i], false, 0);
-        check_parity(MODELS[i], false, 13);
+    for (size_t i = 0; i < N_MODELS; i++) {
+        check_parity(MODELS[i], NUMBER_F32, 0);
+        check_parity(MODELS[i], NUMBER_F32, 13);
     }
 }
 
@@ -299,160 +34,35 @@ static void test_parity_bf16(void **state)
     struct gd_err err = {0};
     static const float rows[64 * 64];
     assert_int_equal(gdk_backend_cpu_open(&be, 1, true, &err), GD_OK);
-    int rc = be->ops->weight_load(be, 64, 64, GD_DTYPE_F32, rows, &w, &err);
+    int rc = be->ops->weight_load(be, 64, 64, GD_DTYPE_F32, rows, NULL, &w, &err);
     be->ops->weight_free(be, w);
     be->ops->close(be);
     if (rc != GD_OK) {
         print_message("SKIP bf16 parity: %s\n", err.msg);
         skip();
     }
-    for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
-        check_parity(MODELS[i], true, 0);
-        check_parity(MODELS[i], true, 13);
+    for (size_t i = 0; i < N_MODELS; i++) {
+        check_parity(MODELS[i], NUMBER_BF16, 0);
+        check_parity(MODELS[i], NUMBER_BF16, 13);
     }
 }
-
-/* ---- bits ---- */
 
 static void test_same_bits(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
-        struct fixture one, two;
-        float alone[N_SEQS][N_CHOICES], tapped[1][N_CHOICES], batch[2 * N_SEQS][N_CHOICES];
-        fixture_open(&one, MODELS[i], 1, false);
-        fixture_open(&two, MODELS[i], 2, false);
-        for (int s = 0; s < N_SEQS; s++) {
-            run(&one, &s, 1, NULL, &alone[s]);
-            one.seq = s;
-            run(&one, &s, 1, compare_hidden, tapped);
-            assert_memory_equal(tapped, alone[s], sizeof tapped); /* last layer in full or not */
-            run(&two, &s, 1, NULL, tapped);
-            assert_memory_equal(tapped, alone[s], sizeof tapped);
-        }
-        static const int orders[][2 * N_SEQS] = {{0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}, {2, 4, 0, 3, 1}};
-        for (size_t o = 0; o < 3; o++) {
-            run(o % 2 == 0 ? &two : &one, orders[o], N_SEQS, NULL, batch);
-            for (int s = 0; s < N_SEQS; s++) {
-                assert_memory_equal(batch[s], alone[orders[o][s]], sizeof batch[s]);
-            }
-        }
-        static const int twice[] = {3, 3, 0, 4, 0, 2, 1, 3}; /* the same one more than once */
-        run(&two, twice, 8, NULL, batch);
-        for (int s = 0; s < 8; s++) {
-            assert_memory_equal(batch[s], alone[twice[s]], sizeof batch[s]);
-        }
-        fixture_close(&one);
-        fixture_close(&two);
-    }
+    check_same_bits(NUMBER_F32);
 }
 
-/* In chunks, on scattered blocks; whatever is scored beside it and whatever is not. */
 static void test_chunk_bits(void **state)
 {
     (void)state;
-    static const uint32_t CHUNKS[] = {1, 5, 16, 33, 64};
-    for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
-        struct fixture x;
-        float alone[N_SEQS][N_CHOICES], got[N_SEQS][N_CHOICES];
-        fixture_open(&x, MODELS[i], 1 + i % 2, false);
-        for (int s = 0; s < N_SEQS; s++) {
-            run(&x, &s, 1, NULL, &alone[s]);
-        }
-        for (size_t c = 0; c < sizeof CHUNKS / sizeof CHUNKS[0]; c++) {
-            for (int s = 0; s < N_SEQS; s++) {
-                run_chunks(&x, s, CHUNKS[c], NULL, got);
-                assert_memory_equal(got[0], alone[s], sizeof got[0]);
-            }
-        }
-        /* All at once in two steps: some end in the first, some are scored in the second. */
-        struct step *st = step_begin();
-        uint32_t tables[N_SEQS][BLOCKS], used = 0, half[N_SEQS];
-        for (int s = 0; s < N_SEQS; s++) {
-            table_fill(tables[s], used * 7);
-            used += ((uint32_t)x.lens[s] - 1) / BLOCK + 1;
-            half[s] = s % 2 == 1 || x.lens[s] == 1 ? (uint32_t)x.lens[s] : (uint32_t)x.lens[s] / 2;
-            step_add(st, x.ids[s], 0, half[s], tables[s], half[s] == x.lens[s]);
-        }
-        step_run(&x, st, NULL, got);
-        for (uint32_t r = 0; r < st->n_scored; r++) {
-            assert_memory_equal(got[r], alone[st->scored[r]], sizeof got[r]);
-        }
-        int rest[N_SEQS], n_rest = 0;
-        st = step_begin();
-        for (int s = N_SEQS - 1; s >= 0; s--) {
-            if (half[s] < x.lens[s]) {
-                rest[n_rest++] = s;
-                step_add(st, x.ids[s], half[s], (uint32_t)x.lens[s] - half[s], tables[s], true);
-            }
-        }
-        assert_true(n_rest > 1);
-        step_run(&x, st, NULL, got);
-        for (int r = 0; r < n_rest; r++) {
-            assert_memory_equal(got[r], alone[rest[r]], sizeof got[r]);
-        }
-        fixture_close(&x);
-    }
+    check_chunk_bits(NUMBER_F32);
 }
 
-static int longest(const struct fixture *x)
-{
-    int best = 0;
-    for (int s = 1; s < N_SEQS; s++) {
-        best = x->lens[s] > x->lens[best] ? s : best;
-    }
-    return best;
-}
-
-/* Two prompts with a common beginning: the second one uses the first one's whole blocks in the same
- * step, or a copy of the block where they part in a later one. */
 static void test_shared_blocks(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof MODELS / sizeof MODELS[0]; i++) {
-        struct fixture x;
-        float alone[2][N_CHOICES], got[2][N_CHOICES];
-        uint32_t first[BLOCKS], second[BLOCKS];
-        int32_t other[MAX_TOKENS];
-        fixture_open(&x, MODELS[i], 2, false);
-        int s = longest(&x);
-        uint32_t len = (uint32_t)x.lens[s], whole = len / 2 / BLOCK, same = whole * BLOCK + 5;
-        assert_true(whole > 0 && same < len);
-        memcpy(other, x.ids[s], len * sizeof *other);
-        for (uint32_t t = same; t < len; t++) {
-            other[t] = x.ids[s][len - 1 - (t - same)];
-        }
-        table_fill(first, 0);
-        table_fill(second, 5);
-        struct step *st = step_begin();
-        step_add(st, x.ids[s], 0, len, first, true);
-        step_run(&x, st, NULL, &alone[0]);
-        st = step_begin();
-        step_add(st, other, 0, len, first, true);
-        step_run(&x, st, NULL, &alone[1]);
-        assert_memory_not_equal(alone[0], alone[1], sizeof alone[0]);
-
-        memcpy(second, first, whole * sizeof *second);
-        for (uint32_t j = whole; j < BLOCKS / 2; j++) {
-            second[j] = first[BLOCKS / 2 + j];
-        }
-        st = step_begin(); /* the sharer stands before its prefix in the packed order */
-        step_add(st, other, whole * BLOCK, len - whole * BLOCK, second, true);
-        step_add(st, x.ids[s], 0, len, first, true);
-        step_run(&x, st, NULL, got);
-        assert_memory_equal(got[0], alone[1], sizeof got[0]);
-        assert_memory_equal(got[1], alone[0], sizeof got[1]);
-
-        second[whole] = BLOCKS - 1 - first[whole]; /* not yet in use */
-        assert_int_equal(gd_forward_copy(x.f, second[whole], first[whole]), GD_OK);
-        st = step_begin();
-        step_add(st, other, same, len - same, second, true);
-        step_run(&x, st, NULL, got);
-        assert_memory_equal(got[0], alone[1], sizeof got[0]);
-        assert_int_equal(gd_forward_copy(x.f, BLOCKS, 0), GD_EUSAGE);
-        assert_int_equal(gd_forward_copy(x.f, 0, BLOCKS), GD_EUSAGE);
-        fixture_close(&x);
-    }
+    check_shared_blocks(NUMBER_F32);
 }
 
 /* ---- refusals ---- */
@@ -477,15 +87,15 @@ static void test_bad_batches(void **state)
 {
     (void)state;
     struct fixture x;
-    fixture_open(&x, MODELS[0], 1, false);
+    fixture_open(&x, MODELS[0], 1, NUMBER_F32);
     float logits[N_CHOICES];
     struct step *st = good_step(&x);
     assert_int_equal(try(&x, st), GD_OK);
-    assert_int_equal(gd_forward_choices(x.f, 1, x.choices, N_CHOICES, logits), GD_OK);
-    assert_int_equal(gd_forward_choices(x.f, 2, x.choices, N_CHOICES, logits), GD_EUSAGE);
+    assert_int_equal(row_choices(&x, 1, logits), GD_OK);
+    assert_int_equal(row_choices(&x, 2, logits), GD_EUSAGE);
     st->starts[1] = 0; /* an empty sequence */
     assert_int_equal(try(&x, st), GD_EUSAGE);
-    assert_int_equal(gd_forward_choices(x.f, 0, x.choices, N_CHOICES, logits), GD_EUSAGE);
+    assert_int_equal(row_choices(&x, 0, logits), GD_EUSAGE);
 #define REFUSED(change)                                                                            \
     do {                                                                                           \
         st = good_step(&x);                                                                        \
@@ -514,7 +124,7 @@ static void test_bad_batches(void **state)
     st = good_step(&x);
     st->n_scored = 0;
     assert_int_equal(try(&x, st), GD_OK);
-    assert_int_equal(gd_forward_choices(x.f, 0, x.choices, N_CHOICES, logits), GD_EUSAGE);
+    assert_int_equal(row_choices(&x, 0, logits), GD_EUSAGE);
     fixture_close(&x);
 }
 
@@ -522,19 +132,50 @@ static void test_bad_batches(void **state)
 
 static struct {
     const struct gd_backend_ops *real;
-    uint32_t calls, rows; /* of attention: how often, and tokens of the last one */
-    uint32_t fail;        /* the call that fails; 0: none */
+    uint32_t calls, rows;  /* of attention: how often, and tokens of the last one */
+    uint32_t fail;         /* the call that fails; 0: none */
+    uint32_t begins, ends; /* steps */
+    bool watched;          /* the last one */
+    int begin_rc, end_rc;  /* what step_begin and step_end add */
+    bool recorded;
 } spy;
 
-static int spy_attention(struct gd_backend *be, const struct gd_batch *b,
-                         const struct gd_attn_shape *s, const float *qkv, const struct gd_kv *kv,
-                         uint32_t layer, float *out)
+static int spy_attention(struct gd_backend *be, const struct gd_batch *b, struct gd_rows *qkv,
+                         const struct gd_kv *kv, uint32_t layer, struct gd_rows *out)
 {
     spy.rows = b->n_tokens;
     if (++spy.calls == spy.fail) {
         return GD_EBACKEND;
     }
-    return spy.real->attention(be, b, s, qkv, kv, layer, out);
+    return spy.real->attention(be, b, qkv, kv, layer, out);
+}
+
+static int spy_step_begin(struct gd_backend *be, const struct gd_kv *kv, const struct gd_batch *b,
+                          const struct gd_batch *scored, bool watched, struct gd_step_rows *out)
+{
+    spy.begins++;
+    spy.watched = watched;
+    int rc = spy.real->step_begin(be, kv, b, scored, watched, out);
+    out->recorded = spy.recorded;
+    return rc != GD_OK ? rc : spy.begin_rc;
+}
+
+static int spy_step_end(struct gd_backend *be)
+{
+    spy.ends++;
+    int rc = spy.real->step_end(be);
+    return rc != GD_OK ? rc : spy.end_rc;
+}
+
+static void spy_on(struct fixture *x, struct gd_backend_ops *ops)
+{
+    memset(&spy, 0, sizeof spy);
+    *ops = *x->be->ops;
+    spy.real = x->be->ops;
+    ops->attention = spy_attention;
+    ops->step_begin = spy_step_begin;
+    ops->step_end = spy_step_end;
+    x->be->ops = ops;
 }
 
 static void ignore_hidden(void *ctx, int layer, const float *hidden, uint32_t n_tokens,
@@ -548,13 +189,10 @@ static void test_last_layer(void **state)
     (void)state;
     struct fixture x;
     float logits[N_SEQS][N_CHOICES], again[N_SEQS][N_CHOICES];
-    fixture_open(&x, MODELS[0], 1, false);
+    fixture_open(&x, MODELS[0], 1, NUMBER_F32);
     uint32_t n_layers = x.m->config.n_layers;
-    struct gd_backend_ops ops = *x.be->ops;
-    spy.real = x.be->ops;
-    spy.fail = 0;
-    ops.attention = spy_attention;
-    x.be->ops = &ops;
+    struct gd_backend_ops ops;
+    spy_on(&x, &ops);
 
     struct step *st = good_step(&x);
     spy.calls = 0;
@@ -576,12 +214,120 @@ static void test_last_layer(void **state)
         spy.calls = 0;
         st = good_step(&x);
         assert_int_equal(try(&x, st), GD_EBACKEND);
-        assert_int_equal(gd_forward_choices(x.f, 0, x.choices, N_CHOICES, again[0]), GD_EUSAGE);
+        assert_int_equal(row_choices(&x, 0, again[0]), GD_EUSAGE);
         step_run(&x, st, NULL, again);
         assert_memory_equal(logits, again, st->n_scored * sizeof *logits);
     }
     x.be->ops = spy.real;
     fixture_close(&x);
+}
+
+/* A step is ended once whatever happens in it, and not ended when it could not begin; a recorded one
+ * calls no operation. A failure of the end is a failure of the step. */
+static void test_step_ends(void **state)
+{
+    (void)state;
+    struct fixture x;
+    struct gd_backend_ops ops;
+    float logits[N_SEQS][N_CHOICES], again[N_SEQS][N_CHOICES];
+    fixture_open(&x, MODELS[0], 1, NUMBER_F32);
+    struct step *st = good_step(&x);
+    spy_on(&x, &ops);
+    step_run(&x, st, NULL, logits);
+    assert_true(spy.begins == 1 && spy.ends == 1 && !spy.watched);
+    step_run(&x, st, ignore_hidden, again);
+    assert_true(spy.begins == 2 && spy.ends == 2 && spy.watched);
+
+    spy.calls = 0;
+    spy.recorded = true; /* the rows of the step before are still there */
+    step_run(&x, st, NULL, again);
+    assert_int_equal(spy.calls, 0);
+    assert_int_equal(spy.ends, 3);
+    assert_memory_equal(logits, again, st->n_scored * sizeof *logits);
+    spy.recorded = false;
+
+    spy.begin_rc = GD_ENOMEM;
+    assert_int_equal(try(&x, st), GD_ENOMEM);
+    assert_int_equal(row_choices(&x, 0, again[0]), GD_EUSAGE);
+    assert_true(spy.calls == 0 && spy.ends == 3);
+    spy.begin_rc = GD_OK;
+
+    spy.end_rc = GD_EBACKEND;
+    assert_int_equal(try(&x, st), GD_EBACKEND);
+    assert_int_equal(row_choices(&x, 0, again[0]), GD_EUSAGE);
+    assert_int_equal(spy.ends, 4);
+    spy.end_rc = GD_ENOMEM; /* the first one is told */
+    spy.calls = 0;
+    spy.fail = 1;
+    assert_int_equal(try(&x, st), GD_EBACKEND);
+    assert_int_equal(spy.ends, 5);
+    spy.end_rc = GD_OK;
+    spy.fail = 0;
+    step_run(&x, st, NULL, again);
+    assert_memory_equal(logits, again, st->n_scored * sizeof *logits);
+    x.be->ops = spy.real;
+    fixture_close(&x);
+}
+
+/* ---- logits of choices ---- */
+
+/* Any pairs of rows and ids in one call: what each gives alone. */
+static void test_choices(void **state)
+{
+    (void)state;
+    enum { PAIRS = 40 };
+    static struct gd_choice many[GD_STEP_CHOICES_MAX + 1];
+    static float all[GD_STEP_CHOICES_MAX + 1];
+    for (size_t i = 0; i < N_MODELS; i++) {
+        static const int order[] = {2, 0, 4};
+        struct fixture x;
+        float logits[N_SEQS][N_CHOICES], got[PAIRS + 1], alone;
+        struct gd_choice pairs[PAIRS];
+        fixture_open(&x, MODELS[i], 2, NUMBER_F32);
+        run(&x, order, 3, NULL, logits);
+        uint32_t vocab = x.m->config.vocab_size;
+        for (uint32_t k = 0; k < PAIRS; k++) {
+            pairs[k].row = (k * 7 + k / 5) % 3;
+            pairs[k].id = k == 3 ? (int32_t)vocab - 1 : (int32_t)(k * 2654435761u % vocab);
+        }
+        got[PAIRS] = 77.0f;
+        assert_int_equal(gd_forward_choices(x.f, PAIRS, pairs, got), GD_OK);
+        assert_true(got[PAIRS] == 77.0f);
+        for (uint32_t k = 0; k < PAIRS; k++) {
+            assert_int_equal(gd_forward_choices(x.f, 1, &pairs[k], &alone), GD_OK);
+            assert_true(isfinite(alone) && alone == got[k]);
+        }
+        /* Rows next to one another in a call, each with ids of its own, last row first. */
+        for (uint32_t k = 0; k < 3 * N_CHOICES; k++) {
+            many[k].row = 2 - k / N_CHOICES;
+            many[k].id = x.choices[(k + many[k].row) % N_CHOICES];
+        }
+        assert_int_equal(gd_forward_choices(x.f, 3 * N_CHOICES, many, all), GD_OK);
+        for (uint32_t k = 0; k < 3 * N_CHOICES; k++) {
+            assert_true(all[k] == logits[many[k].row][(k + many[k].row) % N_CHOICES]);
+        }
+
+        for (uint32_t k = 0; k <= GD_STEP_CHOICES_MAX; k++) {
+            many[k] = pairs[k % PAIRS];
+        }
+        assert_int_equal(gd_forward_choices(x.f, GD_STEP_CHOICES_MAX, many, all), GD_OK);
+        for (uint32_t k = 0; k < GD_STEP_CHOICES_MAX; k++) {
+            assert_true(all[k] == got[k % PAIRS]);
+        }
+        assert_int_equal(gd_forward_choices(x.f, GD_STEP_CHOICES_MAX + 1, many, all), GD_EUSAGE);
+        assert_int_equal(gd_forward_choices(x.f, 0, NULL, NULL), GD_OK);
+        /* One wrong pair among right ones, also the last. */
+        const struct gd_choice wrong[] = {{3, 0},         {UINT32_MAX, 0},     {0, -1},
+                                          {1, INT32_MIN}, {2, (int32_t)vocab}, {2, INT32_MAX}};
+        for (size_t k = 0; k < sizeof wrong / sizeof wrong[0]; k++) {
+            uint32_t at = k % 2 == 0 ? PAIRS - 1 : 0;
+            struct gd_choice kept = pairs[at];
+            pairs[at] = wrong[k];
+            assert_int_equal(gd_forward_choices(x.f, PAIRS, pairs, got), GD_EUSAGE);
+            pairs[at] = kept;
+        }
+        fixture_close(&x);
+    }
 }
 
 static void test_open(void **state)
@@ -590,10 +336,20 @@ static void test_open(void **state)
     struct fixture x;
     struct gd_forward *f = NULL;
     struct gd_err err = {0};
-    fixture_open(&x, MODELS[0], 1, false);
+    fixture_open(&x, MODELS[0], 1, NUMBER_F32);
     const struct gd_model_config *c = &x.m->config;
+    const uint32_t heads = c->n_heads * c->head_dim;
+    const uint32_t qkv = heads + 2 * c->n_kv_heads * c->head_dim;
     assert_int_equal(gd_forward_block_bytes(x.m), (size_t)c->n_layers * 2 * c->n_kv_heads * BLOCK *
                                                       gdk_kv_pad(c->head_dim) * sizeof(float));
+    for (uint32_t n = 1; n <= 2 * GD_STEP_SEQS_MAX; n *= 2) {
+        uint32_t seqs = n < GD_STEP_SEQS_MAX ? n : GD_STEP_SEQS_MAX; /* scored: x, qkv, norm */
+        uint64_t wide = qkv > 2 * c->ffn_dim ? qkv : 2 * c->ffn_dim;
+        uint64_t inner = heads > c->ffn_dim ? heads : c->ffn_dim;
+        uint64_t floats = n * (3 * c->dim + wide + inner) + seqs * (2 * c->dim + qkv);
+        assert_true(gd_forward_bytes(x.m, n) >= floats * sizeof(float));
+    }
+    assert_true(gd_forward_bytes(x.m, 65) > gd_forward_bytes(x.m, 64));
     assert_int_equal(gd_forward_open(&f, x.m, 0, 4, &err), GD_EUSAGE);
     assert_int_equal(gd_forward_open(&f, x.m, 4, 0, &err), GD_EUSAGE);
     assert_null(f);
@@ -607,7 +363,8 @@ int main(void)
         cmocka_unit_test(test_parity_f32),    cmocka_unit_test(test_parity_bf16),
         cmocka_unit_test(test_same_bits),     cmocka_unit_test(test_chunk_bits),
         cmocka_unit_test(test_shared_blocks), cmocka_unit_test(test_bad_batches),
-        cmocka_unit_test(test_last_layer),    cmocka_unit_test(test_open),
+        cmocka_unit_test(test_last_layer),    cmocka_unit_test(test_step_ends),
+        cmocka_unit_test(test_choices),       cmocka_unit_test(test_open),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

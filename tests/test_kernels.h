@@ -1,4 +1,5 @@
-/* test_kernels.h - shared by the tests of the operations: random matrices and back ends. */
+/* test_kernels.h - shared by the tests of the operations: random matrices, back ends, and handles of
+ * their activations. */
 #ifndef GUARDIAN_TEST_KERNELS_H
 #define GUARDIAN_TEST_KERNELS_H
 
@@ -12,6 +13,9 @@
 
 #include <float.h>
 #include <math.h>
+
+/* A handle of the CPU back end on floats of the test. */
+#define HANDLE(p) (&(struct gd_rows){.data = (p)})
 
 static uint32_t rng_state = 1;
 

@@ -3,6 +3,8 @@
  * only records stands in for the real one; the golden models are loaded with both. */
 #include "model_fixture.h"
 
+#include "guardian/memory.h"
+
 #include "../server/engine/model_tensors.h"
 
 #include <math.h>
@@ -72,6 +74,13 @@ static void assert_weight(const struct gd_weight *w, uint32_t n, uint32_t k, uin
     assert_joined(w->rows, layer, names);
 }
 
+static void assert_vector(const struct gd_vector *v, uint32_t n, uint32_t layer,
+                          const char *const *names)
+{
+    assert_int_equal(v->n, n);
+    assert_joined(v->values, layer, names);
+}
+
 /* ---- tests ---- */
 
 static void test_llama_rows(void **state)
@@ -91,11 +100,13 @@ static void test_llama_rows(void **state)
         assert_weight(y->gate_up, 2 * FFN, DIM, i,
                       (const char *[]){"mlp.gate_proj.weight", "mlp.up_proj.weight", NULL});
         assert_weight(y->down, DIM, FFN, i, (const char *[]){"mlp.down_proj.weight", NULL});
-        assert_joined(y->attn_norm, i, (const char *[]){"input_layernorm.weight", NULL});
-        assert_joined(y->mlp_norm, i, (const char *[]){"post_attention_layernorm.weight", NULL});
-        assert_null(y->qkv_bias);
+        assert_vector(y->attn_norm, DIM, i, (const char *[]){"input_layernorm.weight", NULL});
+        assert_vector(y->mlp_norm, DIM, i,
+                      (const char *[]){"post_attention_layernorm.weight", NULL});
+        assert_true(y->qkv->bias == NULL && y->o->bias == NULL);
+        assert_true(y->gate_up->bias == NULL && y->down->bias == NULL);
     }
-    assert_true(m->final_norm[7] == find("model.norm.weight")->first + 7);
+    assert_true(m->final_norm->values[7] == find("model.norm.weight")->first + 7);
     assert_ptr_not_equal(m->embed, m->lm_head);
     assert_true(m->embed->n == VOCAB && m->embed->k == DIM);
     assert_true(((const float *)m->embed->rows)[79] == 79);
@@ -114,10 +125,14 @@ static void test_qwen2_biases_tied(void **state)
     fill_list(true, true);
     write_model(true, true);
     struct gd_model *m = open_ok(&f);
-    for (uint32_t i = 0; i < LAYERS; i++)
-        assert_joined(m->layers[i].qkv_bias, i,
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        const struct gd_model_layer *y = &m->layers[i];
+        assert_int_equal(y->qkv->n, 16);
+        assert_joined(y->qkv->bias, i,
                       (const char *[]){"self_attn.q_proj.bias", "self_attn.k_proj.bias",
                                        "self_attn.v_proj.bias", NULL});
+        assert_true(y->o->bias == NULL && y->gate_up->bias == NULL && y->down->bias == NULL);
+    }
     assert_ptr_equal(m->embed, m->lm_head);
     close_all(&f, m);
 }
@@ -138,9 +153,9 @@ static void test_half_precisions(void **state)
         assert_int_equal(m->layers[0].qkv->dtype, bf16 ? GD_DTYPE_BF16 : GD_DTYPE_F16);
         assert_int_equal(m->embed->dtype, bf16 ? GD_DTYPE_BF16 : GD_DTYPE_F16);
         for (int i = 0; i < 8; i++)
-            assert_true(m->final_norm[i] == (float)(i - 3));
+            assert_true(m->final_norm->values[i] == (float)(i - 3));
         for (int i = 0; i < 16; i++) /* q of 8, k and v of 4 */
-            assert_true(m->layers[0].qkv_bias[i] == (float)((i < 8 ? i : i % 4) - 3));
+            assert_true(m->layers[0].qkv->bias[i] == (float)((i < 8 ? i : i % 4) - 3));
         close_all(&f, m);
     }
 }
@@ -176,7 +191,7 @@ static void test_all_halves(void **state)
             double frac = part[i] & 1023;
             double v = e == 0 ? ldexp(frac, -24) : ldexp(1024 + frac, e - 25);
             float want = (float)((part[i] & 0x8000u) != 0 ? -v : v);
-            assert_memory_equal(&m->final_norm[i], &want, sizeof want);
+            assert_memory_equal(&m->final_norm->values[i], &want, sizeof want);
         }
         close_all(&f, m);
     }
@@ -288,7 +303,7 @@ static void test_memory_plan(void **state)
     write_model(true, false);
     m = open_ok(&f);
     uint64_t packed = 4 * 1000 + 4 * (128 + 64 + 96 + 48) + 4 * (2 * 8 + 16);
-    uint64_t need = 2 * packed + 4 * 8 + 2 * 320 + 2 * 512;
+    uint64_t need = 2 * packed + 4 * 8 + 2 * (50 + 320) + 2 * 512;
     assert_int_equal(m->bytes_needed, need);
     close_all(&f, m);
     struct gd_model_options opt = {.memory_max = need};
@@ -300,6 +315,17 @@ static void test_memory_plan(void **state)
     assert_non_null(strstr(err.msg, "GiB"));
     assert_non_null(strstr(err.msg, "f32"));
     assert_int_equal(f.calls, 0); /* nothing was read */
+    assert_non_null(strstr(err.msg, "fake"));
+    f.left = need; /* without a limit of the caller's: what the device has */
+    assert_int_equal(open_with(&f, NULL, &m, &err), GD_OK);
+    close_all(&f, m);
+    f.left--;
+    f.calls = 0;
+    assert_int_equal(open_with(&f, NULL, &m, &err), GD_ENOMEM);
+    assert_int_equal(f.calls, 0);
+    opt.memory_max = need; /* the caller's word counts for more */
+    assert_int_equal(open_with(&f, &opt, &m, &err), GD_OK);
+    close_all(&f, m);
 }
 
 static void test_backend_fails_at_each_call(void **state)
@@ -323,7 +349,8 @@ static void test_backend_fails_at_each_call(void **state)
             close_all(&f, m);
         }
     }
-    assert_true(k > 30);
+    assert_int_equal(k - 2,
+                     6 * LAYERS + 3); /* each matrix and vector of a layer; norm and tables */
 }
 
 #if MEMORY_SWEEP

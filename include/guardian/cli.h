@@ -1,7 +1,7 @@
 /* cli.h - the command line: flags, environment, and one function a subcommand.
  *
- * Exit codes: 0; 1 a run-time error; 2 wrong usage, host, port or policy; 3 the model could not be
- * loaded. Each flag has an environment variable (GUARDIAN_MODEL for --model); flag > environment >
+ * Exit codes: 0; 1 a run-time error, a lost device; 2 wrong usage, host, port or policy; 3 the model
+ * or the device could not be loaded. Each flag has an environment variable (GUARDIAN_MODEL for --model); flag > environment >
  * default. One thread. */
 #ifndef GUARDIAN_CLI_H
 #define GUARDIAN_CLI_H
@@ -15,6 +15,7 @@
 
 struct gd_cli {
     const char *model, *policy; /* policy may be NULL */
+    const char *device, *dtype; /* see device.h */
     const char *host;
     const char *log_level;
     uint32_t port, threads, shutdown_timeout_s;
@@ -42,8 +43,8 @@ struct gd_cli_hooks {
     void (*on_step)(void *ctx, const struct gd_step_info *info);
 };
 
-/* Loads model and policy with progress on standard error. 0, or an exit code with the reason in
- * err. */
+/* Loads model and policy with progress, and the memory plan, on standard error. 0, or an exit code
+ * with the reason in err. */
 int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                       struct gd_guard **out, struct gd_err *err);
 

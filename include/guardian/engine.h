@@ -9,7 +9,10 @@
  * whatever order and chunks it is computed, whatever is cached, and however many threads work.
  *
  * The queue is bounded by slots and by time: a prompt that could not be scored before its deadline,
- * by the work that is ahead of it, is refused at once. */
+ * by the work that is ahead of it, is refused at once.
+ *
+ * A device that is lost (backend.h) fails all that waits and all that comes later with GD_EBACKEND,
+ * kept scores too; the process is then to end. A step that fails without that fails alone. */
 #ifndef GUARDIAN_ENGINE_H
 #define GUARDIAN_ENGINE_H
 
@@ -28,20 +31,42 @@ struct gd_step_info {
 
 struct gd_engine_options {
     const char *model_dir;
-    uint32_t n_threads;       /* 0: as many as the process may use */
-    uint32_t step_tokens;     /* new tokens of one step; 0: the back end's */
-    uint64_t kv_bytes;        /* of the KV cache; 0: GD_KV_BYTES_DEFAULT or less, see engine.c */
-    bool no_prefix_cache;     /* nothing is reused, not even within a step */
-    uint32_t verdict_entries; /* scores kept; 0: none */
+    const char *device, *dtype; /* see device.h; NULL: "auto" */
+    uint32_t n_threads;         /* of the CPU; 0: as many as the process may use */
+    uint32_t step_tokens;       /* new tokens of one step; 0: the back end's */
+    uint64_t kv_bytes;          /* of the KV cache; 0: what the back end takes of what is left */
+    bool no_prefix_cache;       /* nothing is reused, not even within a step */
+    uint32_t verdict_entries;   /* scores kept; 0: none */
     struct gd_model_options model;
     /* Called by the worker after each step; must not wait. May be NULL. */
     void (*on_step)(void *ctx, const struct gd_step_info *info);
     void *ctx;
 };
 
+/* Device "auto": when CUDA device 0 cannot be opened, or cannot take this model (no memory, a shape
+ * that it does not know, a failing self-test or first step), all of that is closed again and the CPU
+ * is used; see gd_engine_device_note. GD_EUSAGE options, GD_ENOMEM with the memory plan, GD_EMODEL
+ * and GD_EIO of the model's files, GD_EBACKEND and, when there is no such device, GD_ENOTFOUND. */
 int gd_engine_open(struct gd_engine **out, const struct gd_engine_options *opt, struct gd_err *err);
 void gd_engine_close(
     struct gd_engine *e); /* fails what waits with GD_EDRAINING, then joins the worker */
+
+/* Why "auto" took the CPU: code and sentence of what failed, GD_ENOTFOUND where there simply is no
+ * CUDA device. NULL when nothing did, or the CPU was asked for. */
+const struct gd_err *gd_engine_device_note(const struct gd_engine *e);
+/* Why the device is lost, or NULL. Any thread, lock-free; the text lives as long as the engine. */
+const char *gd_engine_lost(const struct gd_engine *e);
+
+/* The memory plan, of the device's memory; fixed at start. */
+struct gd_engine_memory {
+    uint64_t weight_bytes;     /* as the back end holds them */
+    uint64_t activation_bytes; /* for steps of step_tokens */
+    uint64_t kv_bytes;
+    uint64_t left_bytes; /* beside all of these */
+    uint32_t kv_blocks;
+    uint64_t kv_tokens; /* that the KV cache holds */
+};
+const struct gd_engine_memory *gd_engine_memory(const struct gd_engine *e);
 
 /* Tokens of the longest prompt: the model's context, at most GD_CONTEXT_TOKENS_MAX. */
 uint32_t gd_engine_context_max(const struct gd_engine *e);
@@ -70,7 +95,7 @@ struct gd_score {
 /* Puts a prompt into the queue; nothing of *req is used after the call. GD_EBUSY when the queue is
  * full or the deadline cannot be kept (what goes before it, its own cost and a step take longer),
  * GD_EDEADLINE, GD_EDRAINING, GD_ELIMIT prompt longer than the context, GD_EUSAGE ids outside the
- * vocabulary or no tokens. */
+ * vocabulary or no tokens, GD_EBACKEND the device is lost. */
 struct gd_ticket;
 int gd_engine_submit(struct gd_engine *e, const struct gd_score_request *req,
                      struct gd_ticket **out, struct gd_err *err);
@@ -124,8 +149,10 @@ struct gd_forward; /* activation buffers for up to max_tokens, and the KV cache 
 int gd_forward_open(struct gd_forward **out, const struct gd_model *m, uint32_t max_tokens,
                     uint32_t n_blocks, struct gd_err *err);
 void gd_forward_close(struct gd_forward *f);
+/* Bytes of the activation buffers, for the memory plan. */
+uint64_t gd_forward_bytes(const struct gd_model *m, uint32_t max_tokens);
 /* Bytes of one block of the KV cache, all layers; 0 when that overflows. */
-size_t gd_forward_block_bytes(const struct gd_model *m);
+uint64_t gd_forward_block_bytes(const struct gd_model *m);
 /* Copies a block of the KV cache over another, in all layers. */
 int gd_forward_copy(struct gd_forward *f, uint32_t dst, uint32_t src);
 
@@ -138,7 +165,9 @@ typedef void (*gd_forward_tap)(void *ctx, int layer, const float *hidden, uint32
  * gd_forward_choices. n_scored may be 0: then only keys and values are made. */
 int gd_forward_run(struct gd_forward *f, const struct gd_batch *b, const uint32_t *scored,
                    uint32_t n_scored, gd_forward_tap tap, void *ctx);
-int gd_forward_choices(struct gd_forward *f, uint32_t row, const int32_t *ids, uint32_t n_ids,
+/* logits[n] of the last run's scored rows. GD_EUSAGE for a row or an id that is not there, or more
+ * than GD_STEP_CHOICES_MAX. */
+int gd_forward_choices(struct gd_forward *f, uint32_t n, const struct gd_choice *choices,
                        float *logits);
 
 #endif

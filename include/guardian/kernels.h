@@ -61,6 +61,14 @@ size_t gdk_dtype_bytes(enum gd_dtype dtype);
 /* dst[n] = src[n] as fp32, exact. */
 void gdk_to_f32_cpu(size_t n, enum gd_dtype dtype, const void *src, float *dst);
 
+/* Activations. The CPU back end knows only data, which is fp32 of every kind. */
+struct gd_rows {
+    void *data;         /* [rows, dim] */
+    float *scales;      /* CUDA, of FP8: [rows] */
+    int type;           /* CUDA: enum gdk_type of cuda_ops.h */
+    uint32_t rows, dim; /* CUDA: room, padding included */
+};
+
 /* Rows of the embedding: out[begin..end, k] of rows[vocab, k] at tokens[begin..end]. */
 void gdk_embed_cpu(uint32_t begin, uint32_t end, uint32_t k, enum gd_dtype dtype, const void *rows,
                    const int32_t *tokens, float *out);
@@ -72,7 +80,8 @@ void gdk_add_rmsnorm_cpu(uint32_t begin, uint32_t end, uint32_t dim, float *x, c
 
 /* Rows begin..end of table[n_positions, head_dim]: cosines of position * inv_freq, then sines. The
  * angle is rounded to fp32 as the published models were trained. */
-void gdk_rope_table_cpu(uint32_t begin, uint32_t end, const struct gd_rope *rope, float *table);
+void gdk_rope_table_cpu(uint32_t begin, uint32_t end, uint32_t head_dim, const float *inv_freq,
+                        float *table);
 
 /* Keys and values of one layer in the paged cache of the CPU back end. pad: head_dim rounded up to 16;
  * the elements from head_dim on are 0 from the start and never written. Positions of a block that no
@@ -116,11 +125,22 @@ void gdk_attention_cpu(uint32_t item, const struct gd_batch *b, const struct gd_
 /* out = silu(gate) * up */
 void gdk_swiglu_cpu(uint32_t begin, uint32_t end, uint32_t ffn, const float *gate_up, float *out);
 
+/* Rows begin..end of src[.., dim] as FP8 e4m3 (sign, 4 bits of exponent, 3 of mantissa, bias 7; no
+ * infinity, 0x7f and 0xff are NaN) with one scale a row: value = number * scale. scale = largest |x|
+ * / 448, at least 2^-126 so that 1 / scale is finite, or 1 for a row of zeros; number = x * (1 /
+ * scale). Each operation rounds to fp32 and none can be contracted, so that every device gives the
+ * same bits. A row with a number that is not finite: scale and all numbers are NaN. */
+void gdk_quantize_cpu(uint32_t begin, uint32_t end, uint32_t dim, const float *src, uint8_t *dst,
+                      float *scales);
+float gdk_e4m3_value(uint8_t bits); /* exact */
+uint8_t gdk_e4m3_of(float x);       /* nearest even, beyond 448 to 448; any NaN is 0x7f */
+
 void gdk_gather_rows_cpu(uint32_t begin, uint32_t end, uint32_t dim, const uint32_t *index,
                          const float *src, float *dst);
-/* logits[n_ids] = dot products of hidden[dim] with rows[vocab, dim] at ids. */
-void gdk_choice_logits_cpu(uint32_t dim, const float *hidden, enum gd_dtype dtype, const void *rows,
-                           uint32_t n_ids, const int32_t *ids, float *logits);
+/* logits[n] = dot products of hidden[.., dim] with rows[vocab, dim], as the choices say. */
+void gdk_choice_logits_cpu(uint32_t n, const struct gd_choice *choices, uint32_t dim,
+                           const float *hidden, enum gd_dtype dtype, const void *rows,
+                           float *logits);
 
 /* out[begin..end, n] = a[.., k] * w[n, k]^T + bias: what gdk_gemm_run computes, for tests. */
 void gdk_gemm_cpu(uint32_t begin, uint32_t end, uint32_t n, uint32_t k, const float *a,
@@ -134,12 +154,13 @@ const char *gdk_gemm_isa(void);
 int gdk_gemm_open(struct gdk_gemm **out, struct gd_pool *pool, bool bf16, struct gd_err *err);
 void gdk_gemm_close(struct gdk_gemm *g);
 int gdk_gemm_weight_load(struct gdk_gemm *g, uint32_t n, uint32_t k, enum gd_dtype dtype,
-                         const void *rows, struct gd_weight **out, struct gd_err *err);
+                         const void *rows, const float *bias, struct gd_weight **out,
+                         struct gd_err *err);
 void gdk_gemm_weight_free(struct gd_weight *w);
 size_t gdk_gemm_weight_bytes(const struct gd_weight *w); /* held by one weight */
 size_t gdk_gemm_plan_bytes(const struct gdk_gemm *g, uint32_t n, uint32_t k); /* upper bound */
 int gdk_gemm_run(struct gdk_gemm *g, uint32_t rows, const float *a, const struct gd_weight *w,
-                 const float *bias, float *out);
+                 float *out);
 int gdk_gemm_selftest(struct gdk_gemm *g, struct gd_err *err);
 
 /* gd_backend_cpu_open with the type of the packed weights chosen by the caller. */

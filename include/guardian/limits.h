@@ -63,6 +63,7 @@
 #define GD_CONTEXT_TOKENS_MAX 8192 /* tokens of one prompt, whatever the model could take */
 #define GD_STEP_TOKENS_MAX 8448    /* new tokens of one step */
 #define GD_STEP_SEQS_MAX 64        /* sequences of one step */
+#define GD_STEP_CHOICES_MAX (GD_STEP_SEQS_MAX * GD_POLICY_CHOICES_MAX) /* logits of one step */
 #define GD_QUEUE_MAX 512           /* requests that wait for the worker */
 #define GD_QUEUE_MS_DEFAULT 2000   /* estimated wait from which on new requests are refused */
 #define GD_QUEUE_MS_MAX 600000

@@ -25,7 +25,7 @@ enum gd_metric_type {
     GD_METRIC_HISTOGRAM,
 };
 
-#define GD_METRIC_LABELS_MAX 3
+#define GD_METRIC_LABELS_MAX 4
 
 struct gd_metric_label {
     const char *name;

@@ -40,22 +40,21 @@ int gd_model_config_parse(struct gd_str json, struct gd_model_config *out, struc
 void gd_model_rope(const struct gd_model_config *c, float *inv_freq);
 
 struct gd_model_layer {
-    float *attn_norm;          /* [dim] device */
-    struct gd_weight *qkv;     /* [(n_heads + 2 n_kv_heads) * head_dim, dim] */
-    float *qkv_bias;           /* device, or NULL */
-    struct gd_weight *o;       /* [dim, n_heads * head_dim] */
-    float *mlp_norm;           /* [dim] device */
-    struct gd_weight *gate_up; /* [2 * ffn_dim, dim], gate rows first */
-    struct gd_weight *down;    /* [dim, ffn_dim] */
+    struct gd_vector *attn_norm; /* [dim] */
+    struct gd_weight *qkv;       /* [(n_heads + 2 n_kv_heads) * head_dim, dim], with its bias */
+    struct gd_weight *o;         /* [dim, n_heads * head_dim] */
+    struct gd_vector *mlp_norm;  /* [dim] */
+    struct gd_weight *gate_up;   /* [2 * ffn_dim, dim], gate rows first */
+    struct gd_weight *down;      /* [dim, ffn_dim] */
 };
 
 struct gd_model {
     struct gd_model_config config;
     struct gd_backend *be; /* not owned */
     struct gd_table *embed;
-    struct gd_table *lm_head; /* == embed when tied */
-    float *final_norm;        /* [dim] device */
-    float *inv_freq;          /* host */
+    struct gd_table *lm_head;     /* == embed when tied */
+    struct gd_vector *final_norm; /* [dim] */
+    float *inv_freq;              /* host */
     struct gd_model_layer *layers;
     struct gd_file_digest
         *files; /* every file of the model that was read: config, tokenizer, weights */

@@ -46,7 +46,7 @@ struct gd_render_budget {
     uint32_t item_bytes, tool_bytes, catalog_bytes, similar_tools;
 };
 
-struct gd_choice {
+struct gd_policy_choice {
     struct gd_str text;
     enum gd_label label;
     char letter;   /* 'A' for the first choice, ... */
@@ -63,7 +63,7 @@ struct gd_policy {
     struct gd_str before_body, after_body;
     size_t after_bytes; /* of after_body in tokens: what the tokenizer's normaliser makes of it */
     struct gd_str prefix_text, suffix_text; /* prefix_ids and suffix_ids as text, for display */
-    struct gd_choice choices[GD_POLICY_CHOICES_MAX];
+    struct gd_policy_choice choices[GD_POLICY_CHOICES_MAX];
     uint32_t n_choices;
     enum gd_rendering rendering;
     struct gd_render_budget budget;

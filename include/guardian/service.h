@@ -2,7 +2,7 @@
  * library.
  *
  * A service is shared by all connection threads. Its guard appears when the model has loaded; until
- * then, and while the server drains, work is refused with 503. A verdict is always 200; an error
+ * then, while the server drains, and when the device is lost, work is refused with 503. A verdict is always 200; an error
  * never carries an action. */
 #ifndef GUARDIAN_SERVICE_H
 #define GUARDIAN_SERVICE_H
@@ -79,6 +79,8 @@ void gd_service_free(struct gd_service *s);
  * ends that). Judged before the body is read: by the work that would go before a prompt of about
  * this size. An idle engine takes everything. */
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp);
+/* Why the device of the loaded model is lost, or NULL. Lock-free. */
+const char *gd_service_lost(struct gd_service *s);
 void gd_service_leave(struct gd_service *s, size_t body_bytes);
 /* Seconds after which a refused client may come again: when what is queued now will be done. */
 uint32_t gd_service_retry_after(struct gd_service *s);
@@ -122,6 +124,7 @@ enum gd_reject { /* why work was refused; what the engine refuses is taken from 
                  GD_REJECT_MEMORY,
                  GD_REJECT_DRAINING,
                  GD_REJECT_LOADING,
+                 GD_REJECT_DEVICE_LOST,
                  GD_REJECT_COUNT,
 };
 void gd_stats_reject(enum gd_reject why);

@@ -153,6 +153,9 @@ static int admit(struct gd_engine *e, const struct gd_score_request *req,
                  const struct estimate *est, int64_t now, struct gd_err *err)
 {
     uint32_t waiting, running;
+    if (gd_engine_lost(e) != NULL) {
+        return gd_err_set(err, GD_EBACKEND, "%s", gd_engine_lost(e));
+    }
     if (e->draining) {
         return gd_err_set(err, GD_EDRAINING, "%s", gd_status_message(GD_EDRAINING));
     }
@@ -219,7 +222,7 @@ static struct gd_ticket *answer(struct gd_engine *e, const struct gd_score_reque
 {
     struct gd_ticket *t = NULL;
     pthread_mutex_lock(&e->lock);
-    if (e->free != NULL && !e->draining) {
+    if (e->free != NULL && !e->draining && gd_engine_lost(e) == NULL) {
         t = fill(e, req, false, gd_now_ns());
         t->state = TICKET_DONE;
         t->score = *kept;
@@ -322,7 +325,7 @@ static int await(struct gd_engine *e, struct gd_ticket *t, bool (*gone)(void *ct
             }
         }
     }
-    int rc = t->rc;
+    int rc = gd_engine_lost(e) == NULL ? t->rc : GD_EBACKEND; /* a score of before comes too late */
     if (rc == GD_OK) {
         *out = t->score;
     }
@@ -346,7 +349,9 @@ int gd_engine_wait(struct gd_engine *e, struct gd_ticket *t, bool (*gone)(void *
     int rc = await(e, t, gone, ctx, out);
     forget_caller(e);
     pthread_mutex_unlock(&e->lock);
-    return rc == GD_OK ? rc : gd_err_set(err, rc, "%s", gd_status_message(rc));
+    const char *lost = rc == GD_EBACKEND ? gd_engine_lost(e) : NULL;
+    return rc == GD_OK ? rc
+                       : gd_err_set(err, rc, "%s", lost != NULL ? lost : gd_status_message(rc));
 }
 
 void gd_engine_cancel(struct gd_engine *e, struct gd_ticket *t)
@@ -413,7 +418,7 @@ void gd_engine_stats(struct gd_engine *e, struct gd_engine_stats *out)
     *out = e->stats;
     count_tickets(e, &out->waiting, &out->running);
     pthread_mutex_unlock(&e->lock);
-    out->kv_bytes = e->kv_bytes;
+    out->kv_bytes = e->memory.kv_bytes;
     out->step_tokens = e->step_tokens;
     out->verdict_entries = e->verdict_entries;
     out->verdict_used = e->scores != NULL ? gd_scorecache_used(e->scores) : 0;
@@ -439,6 +444,21 @@ const struct gd_model *gd_engine_model(const struct gd_engine *e)
 const struct gd_backend *gd_engine_backend(const struct gd_engine *e)
 {
     return e->be;
+}
+
+const struct gd_err *gd_engine_device_note(const struct gd_engine *e)
+{
+    return e->note.code != GD_OK ? &e->note : NULL;
+}
+
+const char *gd_engine_lost(const struct gd_engine *e)
+{
+    return atomic_load(&e->lost);
+}
+
+const struct gd_engine_memory *gd_engine_memory(const struct gd_engine *e)
+{
+    return &e->memory;
 }
 
 uint64_t gd_engine_resident_bytes(void)

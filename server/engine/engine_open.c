@@ -1,13 +1,31 @@
-/* engine_open.c - start and end of the engine: model, memory of the KV cache, tickets, worker.
+/* engine_open.c - start and end of the engine: device, model, memory of the KV cache, tickets,
+ * worker.
  *
- * The KV cache takes what the options say, else GD_KV_BYTES_DEFAULT or an eighth of the memory that
- * is left, whichever is less; in any case at least one prompt as long as the context, twice, so that
- * a pinned prefix and the longest prompt fit together. */
+ * The KV cache takes what the options say, else a share of the memory that the weights and the
+ * activations leave, by the back end's measure; in any case at least one prompt as long as the
+ * context, twice, so that a pinned prefix and the longest prompt fit together.
+ *
+ * Device "auto" is two tries, each from nothing: what the first one took is given back before the
+ * second one begins. */
 #include "engine_parts.h"
-#include "model_tensors.h" /* gd_memory_available */
+#include "guardian/device.h"
 
 #include <string.h>
 #include <time.h>
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* A model that the back end cannot compute is no wrong usage of ours. */
+static int of_device(int rc, struct gd_err *err)
+{
+    if (rc == GD_EUSAGE && err != NULL) {
+        err->code = GD_EBACKEND;
+    }
+    return rc == GD_EUSAGE ? GD_EBACKEND : rc;
+}
 
 static int open_model(struct gd_engine *e, const struct gd_engine_options *opt, struct gd_err *err)
 {
@@ -16,8 +34,7 @@ static int open_model(struct gd_engine *e, const struct gd_engine_options *opt, 
     if (n < 0 || (size_t)n >= sizeof path) {
         return gd_err_set(err, GD_ELIMIT, "the path of the model directory is too long");
     }
-    int rc = gd_backend_cpu_open(&e->be, opt->n_threads, err);
-    rc = rc != GD_OK ? rc : gd_model_open(&e->model, opt->model_dir, e->be, &opt->model, err);
+    int rc = of_device(gd_model_open(&e->model, opt->model_dir, e->be, &opt->model, err), err);
     rc = rc != GD_OK ? rc : gd_tokenizer_open(&e->tokenizer, path, err);
     if (rc != GD_OK) {
         return rc;
@@ -29,7 +46,10 @@ static int open_model(struct gd_engine *e, const struct gd_engine_options *opt, 
                           "tokenizer.json has ids up to %d, the model has %u embeddings", ids - 1,
                           vocab);
     }
-    return gd_backend_selftest(e->be, err);
+    e->context_max = least(e->model->config.context_max, GD_CONTEXT_TOKENS_MAX);
+    e->step_tokens = opt->step_tokens != 0 ? opt->step_tokens : e->be->step_tokens;
+    e->step_tokens = least(e->step_tokens, GD_STEP_TOKENS_MAX);
+    return e->be->ops->selftest(e->be, e->step_tokens, err);
 }
 
 static double gib(uint64_t nbytes)
@@ -37,55 +57,64 @@ static double gib(uint64_t nbytes)
     return (double)nbytes / (double)GD_GIB;
 }
 
-/* Decides how many blocks the KV cache has. */
-static int plan_kv(struct gd_engine *e, uint64_t asked, uint64_t memory_max, struct gd_err *err)
+static int does_not_fit(const struct gd_engine *e, uint64_t left, uint64_t kv, struct gd_err *err)
 {
-    uint64_t held = e->be->weight_bytes_held;
+    return gd_err_set(err, GD_ENOMEM,
+                      "%s%s%s has %.3f GiB of memory left beside %.3f GiB of weights (%s): the "
+                      "activations of %u tokens need %.3f GiB (fewer: --max-batch-tokens), the KV "
+                      "cache needs %.3f GiB",
+                      e->be->device, e->be->name[0] != '\0' ? " " : "", e->be->name, gib(left),
+                      gib(e->memory.weight_bytes), e->be->gemm_dtype, e->step_tokens,
+                      gib(e->memory.activation_bytes), gib(kv));
+}
+
+/* The memory plan; decides how many blocks the KV cache has. */
+static int plan_memory(struct gd_engine *e, uint64_t asked, uint64_t memory_max, struct gd_err *err)
+{
+    struct gd_engine_memory *m = &e->memory;
+    m->weight_bytes = e->be->weight_bytes_held;
+    m->activation_bytes = gd_forward_bytes(e->model, e->step_tokens);
     uint64_t block = gd_forward_block_bytes(e->model);
     uint64_t longest = (e->context_max + GD_KV_BLOCK_TOKENS - 1) / GD_KV_BLOCK_TOKENS + 1;
-    uint64_t least = 2 * longest;
-    uint64_t left = gd_memory_available("");
+    uint64_t blocks_min = 2 * longest;
+    uint64_t there = e->be->ops->memory_left(e->be);
     if (memory_max != 0) {
-        left = memory_max > held ? memory_max - held : 0;
+        there = memory_max > m->weight_bytes ? memory_max - m->weight_bytes : 0;
     }
-    uint64_t want = left / 8 < GD_KV_BYTES_DEFAULT ? left / 8 : GD_KV_BYTES_DEFAULT;
-    if (block == 0 || least > UINT64_MAX / block) {
-        return gd_err_set(err, GD_ELIMIT, "a block of the KV cache has too many bytes");
+    if (block == 0 || blocks_min > UINT64_MAX / block) {
+        return gd_err_set(err, GD_EBACKEND, "%s has no KV cache for %u layers with %u heads of %u",
+                          e->be->device, e->model->config.n_layers, e->model->config.n_kv_heads,
+                          e->model->config.head_dim);
     }
+    uint64_t left = there > m->activation_bytes ? there - m->activation_bytes : 0;
+    uint64_t want = (uint64_t)((double)left * e->be->kv_share);
+    want = want < e->be->kv_bytes_max ? want : e->be->kv_bytes_max;
     uint64_t blocks = (asked != 0 ? asked : want) / block;
-    if (blocks < least && asked != 0) {
+    if (blocks < blocks_min && asked != 0) {
         return gd_err_set(err, GD_EUSAGE,
                           "a KV cache of %.3f GiB is too small: two prompts of %u tokens need "
                           "%.3f GiB",
-                          gib(asked), e->context_max, gib(least * block));
+                          gib(asked), e->context_max, gib(blocks_min * block));
     }
-    blocks = blocks < least ? least : blocks;
+    blocks = blocks < blocks_min ? blocks_min : blocks;
     blocks = blocks < GD_KV_BLOCKS_MAX ? blocks : GD_KV_BLOCKS_MAX;
     if (blocks * block > left) {
-        return gd_err_set(err, GD_ENOMEM,
-                          "the KV cache needs %.2f GiB of memory, there are %.2f GiB",
-                          gib(blocks * block), gib(left));
+        return does_not_fit(e, there, blocks * block, err);
     }
-    e->n_blocks = (uint32_t)blocks;
-    e->kv_bytes = blocks * block;
+    e->n_blocks = m->kv_blocks = (uint32_t)blocks;
+    m->kv_bytes = blocks * block;
+    m->kv_tokens = blocks * GD_KV_BLOCK_TOKENS;
+    m->left_bytes = left - m->kv_bytes < INT64_MAX ? left - m->kv_bytes : INT64_MAX;
     return GD_OK;
-}
-
-static uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
 }
 
 static int open_buffers(struct gd_engine *e, const struct gd_engine_options *opt,
                         struct gd_err *err)
 {
-    e->context_max = least(e->model->config.context_max, GD_CONTEXT_TOKENS_MAX);
-    e->step_tokens = opt->step_tokens != 0 ? opt->step_tokens : e->be->step_tokens;
-    e->step_tokens = least(e->step_tokens, GD_STEP_TOKENS_MAX);
     e->verdict_entries = opt->verdict_entries;
     e->miss_ratio = 1.0;
     e->inbox_end = &e->inbox;
-    int rc = plan_kv(e, opt->kv_bytes, opt->model.memory_max, err);
+    int rc = plan_memory(e, opt->kv_bytes, opt->model.memory_max, err);
     rc = rc != GD_OK ? rc : gd_kvcache_open(&e->cache, e->n_blocks, !opt->no_prefix_cache, err);
     if (rc == GD_OK && opt->verdict_entries > 0) {
         rc = gd_scorecache_open(&e->scores, opt->verdict_entries, err);
@@ -93,8 +122,10 @@ static int open_buffers(struct gd_engine *e, const struct gd_engine_options *opt
     const struct gd_sched_options sched = {.step_tokens = e->step_tokens,
                                            .n_works = ENGINE_TICKETS};
     rc = rc != GD_OK ? rc : gd_sched_open(&e->sched, e->cache, &sched, err);
-    rc =
-        rc != GD_OK ? rc : gd_forward_open(&e->forward, e->model, e->step_tokens, e->n_blocks, err);
+    if (rc == GD_OK) {
+        rc = gd_forward_open(&e->forward, e->model, e->step_tokens, e->n_blocks, err);
+        rc = of_device(rc, err);
+    }
     if (rc != GD_OK) {
         return rc;
     }
@@ -127,7 +158,21 @@ static void open_sync(struct gd_engine *e)
     e->sync_ready = true;
 }
 
-int gd_engine_open(struct gd_engine **out, const struct gd_engine_options *opt, struct gd_err *err)
+static int start_worker(struct gd_engine *e, struct gd_err *err)
+{
+    open_sync(e);
+    e->stats.last_step_ns = (uint64_t)gd_now_ns();
+    int failed = pthread_create(&e->worker, NULL, engine_worker_main, e);
+    e->worker_started = failed == 0;
+    if (failed != 0) {
+        return gd_err_set(err, GD_ENOMEM, "cannot start the worker thread: %s", strerror(failed));
+    }
+    return GD_OK;
+}
+
+/* *fits: false when it is this device that cannot, for want of memory or of anything else. */
+static int open_on(struct gd_engine **out, const struct gd_device *d,
+                   const struct gd_engine_options *opt, bool *fits, struct gd_err *err)
 {
     struct gd_engine *e = calloc(1, sizeof *e);
     if (e == NULL) {
@@ -135,24 +180,50 @@ int gd_engine_open(struct gd_engine **out, const struct gd_engine_options *opt, 
     }
     e->on_step = opt->on_step;
     e->ctx = opt->ctx;
-    int rc = open_model(e, opt, err);
+    int rc = gd_device_open(&e->be, d, opt->n_threads, err);
+    *fits = rc == GD_OK;
+    rc = rc != GD_OK ? rc : open_model(e, opt, err);
     rc = rc != GD_OK ? rc : open_buffers(e, opt, err);
     rc = rc != GD_OK ? rc : engine_warm_up(e, err);
-    if (rc == GD_OK) {
-        open_sync(e);
-        e->stats.last_step_ns = (uint64_t)gd_now_ns();
-        int failed = pthread_create(&e->worker, NULL, engine_worker_main, e);
-        e->worker_started = failed == 0;
-        if (failed != 0) {
-            rc = gd_err_set(err, GD_ENOMEM, "cannot start the worker thread: %s", strerror(failed));
-        }
-    }
+    *fits = *fits && rc != GD_ENOMEM && rc != GD_EBACKEND;
+    rc = rc != GD_OK ? rc : start_worker(e, err);
     if (rc != GD_OK) {
         gd_engine_close(e);
         return rc;
     }
     *out = e;
     return GD_OK;
+}
+
+int gd_engine_open(struct gd_engine **out, const struct gd_engine_options *opt, struct gd_err *err)
+{
+    struct gd_device d;
+    struct gd_err first = {.code = GD_OK};
+    bool fits = true;
+    int rc = gd_device_parse(opt->device, opt->dtype, &d, err);
+    if (rc != GD_OK) {
+        return rc;
+    }
+    if (d.kind != GD_DEVICE_AUTO) {
+        rc = open_on(out, &d, opt, &fits, err);
+        return d.kind == GD_DEVICE_CUDA && !fits ? of_device(rc, err) : rc;
+    }
+    d.kind = GD_DEVICE_CUDA;
+    rc = open_on(out, &d, opt, &fits, &first);
+    if (rc == GD_OK) {
+        return rc;
+    }
+    if (fits || d.dtype == GD_DEVICE_DTYPE_FP8) { /* the CPU could not either */
+        return gd_err_set(err, fits ? rc : of_device(rc, &first), "%s", first.msg);
+    }
+    d.kind = GD_DEVICE_CPU;
+    rc = open_on(out, &d, opt, &fits, err);
+    if (rc == GD_OK) {
+        (*out)->note = first;
+    } else if (first.code != GD_ENOTFOUND && err != NULL) {
+        gd_err_set(err, rc, "%s (and before that CUDA device 0: %s)", err->msg, first.msg);
+    }
+    return rc;
 }
 
 static void stop_worker(struct gd_engine *e)

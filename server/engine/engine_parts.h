@@ -47,7 +47,9 @@ struct gd_engine {
     struct gd_sched *sched;
     struct gd_scorecache *scores; /* NULL: none are kept */
     uint32_t context_max, step_tokens, n_blocks, verdict_entries;
-    uint64_t kv_bytes;
+    struct gd_engine_memory memory;
+    struct gd_err note;         /* code 0: none; see gd_engine_device_note */
+    _Atomic(const char *) lost; /* see gd_engine_lost; the worker sets it, before it delivers */
     void (*on_step)(void *ctx, const struct gd_step_info *info);
     void *ctx;
 

@@ -117,9 +117,49 @@ static int read_tensor(struct loader *l, const struct gd_tensor_info *t, void *d
     return GD_OK;
 }
 
-/* Joins the rows of parts (all [*, k], one dtype) and packs them. */
+/* Joins vectors, of any dtypes, to floats that the caller frees; NULL when that fails. */
+static float *read_vector(struct loader *l, const struct gd_tensor_info *const *parts,
+                          size_t n_parts, uint32_t *n, int *rc)
+{
+    size_t all = 0, at = 0;
+    for (size_t i = 0; i < n_parts; i++)
+        all += (size_t)parts[i]->shape[0];
+    float *values = malloc(all * sizeof *values);
+    *n = (uint32_t)all;
+    *rc = GD_OK;
+    if (values == NULL)
+        *rc = gd_err_set(l->err, GD_ENOMEM, "no memory for tensor '%s'", parts[0]->name.ptr);
+    for (size_t i = 0; *rc == GD_OK && i < n_parts; i++) {
+        *rc = read_tensor(l, parts[i], l->staging);
+        if (*rc == GD_OK)
+            to_f32(parts[i]->dtype, (size_t)parts[i]->shape[0], l->staging, values + at);
+        at += (size_t)parts[i]->shape[0];
+    }
+    if (*rc != GD_OK) {
+        free(values);
+        values = NULL;
+    }
+    return values;
+}
+
+static int load_vector(struct loader *l, const struct gd_tensor_info *const *t,
+                       struct gd_vector **out)
+{
+    uint32_t n = 0;
+    int rc = GD_OK;
+    float *values = read_vector(l, t, 1, &n, &rc);
+    if (values == NULL)
+        return rc;
+    *out = l->m->be->ops->vector_load(l->m->be, n, values);
+    free(values);
+    return *out != NULL
+               ? GD_OK
+               : gd_err_set(l->err, GD_ENOMEM, "no device memory for tensor '%s'", t[0]->name.ptr);
+}
+
+/* Joins the rows of parts (all [*, k], one dtype) and packs them with their bias (may be NULL). */
 static int load_weight(struct loader *l, const struct gd_tensor_info *const *parts, size_t n_parts,
-                       struct gd_weight **out)
+                       const float *bias, struct gd_weight **out)
 {
     struct gd_backend *be = l->m->be;
     uint64_t at = 0, rows = 0;
@@ -131,41 +171,22 @@ static int load_weight(struct loader *l, const struct gd_tensor_info *const *par
         rows += parts[i]->shape[0];
     }
     int rc = be->ops->weight_load(be, (uint32_t)rows, (uint32_t)parts[0]->shape[1], parts[0]->dtype,
-                                  l->staging, out, l->err);
+                                  l->staging, bias, out, l->err);
     if (rc != GD_OK)
         gd_err_prefix(l->err, "tensor '%s'", parts[0]->name.ptr);
     return rc;
 }
 
-/* Joins vectors, of any dtypes, to floats in device memory. */
-static int load_vector(struct loader *l, const struct gd_tensor_info *const *parts, size_t n_parts,
-                       float **out)
+static int load_qkv(struct loader *l, const struct gd_tensor_info *const *s, struct gd_weight **out)
 {
-    struct gd_backend *be = l->m->be;
-    size_t n = 0, at = 0;
+    uint32_t n = 0;
     int rc = GD_OK;
-    for (size_t i = 0; i < n_parts; i++)
-        n += (size_t)parts[i]->shape[0];
-    float *host = malloc(n * sizeof *host);
-    float *device = be->ops->buffer_alloc(be, n * sizeof *host);
-    *out = device;
-    if (host == NULL || device == NULL)
-        rc = gd_err_set(l->err, GD_ENOMEM, "no memory for tensor '%s'", parts[0]->name.ptr);
-    for (size_t i = 0; rc == GD_OK && i < n_parts; i++) {
-        rc = read_tensor(l, parts[i], l->staging);
-        if (rc == GD_OK)
-            to_f32(parts[i]->dtype, (size_t)parts[i]->shape[0], l->staging, host + at);
-        at += (size_t)parts[i]->shape[0];
-    }
-    if (rc == GD_OK) {
-        rc = be->ops->upload(be, device, host, n * sizeof *host);
-        if (rc == GD_OK)
-            rc = be->ops->sync(be); /* host is needed until then */
-        if (rc != GD_OK)
-            gd_err_set(l->err, rc, "tensor '%s' could not be copied to the device",
-                       parts[0]->name.ptr);
-    }
-    free(host);
+    float *bias = NULL;
+    if (l->m->config.qkv_bias)
+        bias = read_vector(l, &s[GD_SLOT_Q_BIAS], 3, &n, &rc);
+    if (rc == GD_OK)
+        rc = load_weight(l, &s[GD_SLOT_Q], 3, bias, out);
+    free(bias);
     return rc;
 }
 
@@ -194,14 +215,13 @@ static int load_layer(struct loader *l, uint32_t i)
     const struct gd_tensor_info *const *s = l->tensors.layers[i].slot;
     struct gd_model_layer *y = &l->m->layers[i];
     int rc;
-    if ((rc = load_vector(l, &s[GD_SLOT_ATTN_NORM], 1, &y->attn_norm)) != GD_OK ||
-        (rc = load_weight(l, &s[GD_SLOT_Q], 3, &y->qkv)) != GD_OK ||
-        (rc = load_weight(l, &s[GD_SLOT_O], 1, &y->o)) != GD_OK ||
-        (rc = load_vector(l, &s[GD_SLOT_MLP_NORM], 1, &y->mlp_norm)) != GD_OK ||
-        (rc = load_weight(l, &s[GD_SLOT_GATE], 2, &y->gate_up)) != GD_OK ||
-        (rc = load_weight(l, &s[GD_SLOT_DOWN], 1, &y->down)) != GD_OK)
+    if ((rc = load_vector(l, &s[GD_SLOT_ATTN_NORM], &y->attn_norm)) != GD_OK ||
+        (rc = load_qkv(l, s, &y->qkv)) != GD_OK ||
+        (rc = load_weight(l, &s[GD_SLOT_O], 1, NULL, &y->o)) != GD_OK ||
+        (rc = load_vector(l, &s[GD_SLOT_MLP_NORM], &y->mlp_norm)) != GD_OK ||
+        (rc = load_weight(l, &s[GD_SLOT_GATE], 2, NULL, &y->gate_up)) != GD_OK)
         return rc;
-    return l->m->config.qkv_bias ? load_vector(l, &s[GD_SLOT_Q_BIAS], 3, &y->qkv_bias) : GD_OK;
+    return load_weight(l, &s[GD_SLOT_DOWN], 1, NULL, &y->down);
 }
 
 static int load_tensors(struct loader *l)
@@ -218,7 +238,7 @@ static int load_tensors(struct loader *l)
     for (uint32_t i = 0; rc == GD_OK && i < m->config.n_layers; i++)
         rc = load_layer(l, i);
     if (rc == GD_OK)
-        rc = load_vector(l, &l->tensors.final_norm, 1, &m->final_norm);
+        rc = load_vector(l, &l->tensors.final_norm, &m->final_norm);
     if (rc == GD_OK && l->tensors.lm_head != NULL)
         rc = load_table(l, l->tensors.lm_head, &m->lm_head);
     else if (rc == GD_OK)
@@ -231,12 +251,13 @@ static int load_tensors(struct loader *l)
 static int check_memory(const struct loader *l)
 {
     uint64_t needed = l->tensors.bytes_needed;
-    uint64_t there = l->opt->memory_max != 0 ? l->opt->memory_max : gd_memory_available("");
+    uint64_t there =
+        l->opt->memory_max != 0 ? l->opt->memory_max : l->m->be->ops->memory_left(l->m->be);
     if (needed <= there)
         return GD_OK;
     return gd_err_set(l->err, GD_ENOMEM,
-                      "the model needs %.2f GiB of memory with weights as %s, there are %.2f GiB",
-                      GIB(needed), l->m->be->gemm_dtype, GIB(there));
+                      "the model needs %.2f GiB of memory with weights as %s, %s has %.2f GiB left",
+                      GIB(needed), l->m->be->gemm_dtype, l->m->be->device, GIB(there));
 }
 
 static int by_path(const void *x, const void *y)
@@ -399,17 +420,17 @@ void gd_model_close(struct gd_model *m)
     const struct gd_backend_ops *ops = m->be->ops;
     for (uint32_t i = 0; m->layers != NULL && i < m->config.n_layers; i++) {
         struct gd_model_layer *y = &m->layers[i];
-        float *vectors[] = {y->attn_norm, y->qkv_bias, y->mlp_norm};
+        struct gd_vector *vectors[] = {y->attn_norm, y->mlp_norm};
         struct gd_weight *weights[] = {y->qkv, y->o, y->gate_up, y->down};
         for (size_t k = 0; k < sizeof vectors / sizeof vectors[0]; k++)
             if (vectors[k] != NULL)
-                ops->buffer_free(m->be, vectors[k]);
+                ops->vector_free(m->be, vectors[k]);
         for (size_t k = 0; k < sizeof weights / sizeof weights[0]; k++)
             if (weights[k] != NULL)
                 ops->weight_free(m->be, weights[k]);
     }
     if (m->final_norm != NULL)
-        ops->buffer_free(m->be, m->final_norm);
+        ops->vector_free(m->be, m->final_norm);
     if (m->lm_head != NULL && m->lm_head != m->embed)
         ops->table_free(m->be, m->lm_head);
     if (m->embed != NULL)

@@ -189,9 +189,10 @@ void gd_model_tensors_plan(struct gd_model_tensors *t, const struct gd_model_con
     layer += be->ops->weight_bytes(be, 2 * c->ffn_dim, c->dim);
     layer += be->ops->weight_bytes(be, c->dim, c->ffn_dim);
     layer += sizeof(float) * (2 * (uint64_t)c->dim + (c->qkv_bias ? qkv : 0));
-    uint64_t sum = layer * c->n_layers + sizeof(float) * c->dim + t->embed->nbytes;
+    uint64_t sum = layer * c->n_layers + sizeof(float) * c->dim;
+    sum += be->ops->table_bytes(be, c->vocab_size, c->dim, t->embed->dtype);
     if (t->lm_head != NULL)
-        sum += t->lm_head->nbytes;
+        sum += be->ops->table_bytes(be, c->vocab_size, c->dim, t->lm_head->dtype);
     /* Room for the largest vector as floats too: bytes of a source element are at least two. */
     uint64_t largest = sizeof(float) * (uint64_t)(qkv > c->dim ? qkv : c->dim);
     for (uint32_t i = 0; i < c->n_layers; i++) {

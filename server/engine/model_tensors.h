@@ -46,9 +46,4 @@ void gd_model_tensors_free(struct gd_model_tensors *t);
 void gd_model_tensors_plan(struct gd_model_tensors *t, const struct gd_model_config *c,
                            struct gd_backend *be);
 
-/* Bytes that this process may still take: MemAvailable, or what its memory control groups leave
- * when that is less; UINT64_MAX when the system does not say. root is put before /proc and /sys (""
- * in the program). */
-uint64_t gd_memory_available(const char *root);
-
 #endif

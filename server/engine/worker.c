@@ -38,7 +38,13 @@ int engine_warm_up(struct gd_engine *e, struct gd_err *err)
     }
     const uint32_t seq_start[] = {0, n}, scored = 0;
     const uint32_t block_start[] = {0, (n + GD_KV_BLOCK_TOKENS - 1) / GD_KV_BLOCK_TOKENS};
-    const struct gd_batch b = {n, 1, tokens, positions, seq_start, blocks, block_start};
+    const struct gd_batch b = {.n_tokens = n,
+                               .n_seqs = 1,
+                               .tokens = tokens,
+                               .positions = positions,
+                               .seq_start = seq_start,
+                               .blocks = blocks,
+                               .block_start = block_start};
     int rc = GD_OK;
     for (int i = 0; i < 2 && rc == GD_OK; i++) { /* the first one touches memory */
         int64_t begin = gd_now_ns();
@@ -46,7 +52,11 @@ int engine_warm_up(struct gd_engine *e, struct gd_err *err)
         atomic_store(&e->ps_per_token, 0);
         learn_cost(e, (double)(gd_now_ns() - begin), n);
     }
-    return rc == GD_OK ? rc : gd_err_set(err, rc, "the first forward pass failed");
+    if (rc == GD_OK) {
+        return rc;
+    }
+    const char *why = e->be->lost != NULL ? e->be->lost : gd_status_message(rc);
+    return gd_err_set(err, rc, "the first forward pass failed: %s", why);
 }
 
 /* ---- one step ---- */
@@ -64,15 +74,6 @@ static int copy_blocks(struct gd_engine *e, const struct gd_step *step)
     return rc;
 }
 
-static int score_row(struct gd_engine *e, uint32_t row, const struct gd_ticket *t, float *logits)
-{
-    int rc = gd_forward_choices(e->forward, row, t->choices, t->n_choices, logits);
-    for (uint32_t i = 0; i < t->n_choices && rc == GD_OK; i++) {
-        rc = isfinite(logits[i]) ? GD_OK : GD_ENUMERIC;
-    }
-    return rc;
-}
-
 /* What a step gave; by index of its sequences. */
 struct outcome {
     int rc[GD_STEP_SEQS_MAX];
@@ -81,7 +82,33 @@ struct outcome {
     uint32_t cached[GD_STEP_SEQS_MAX];
     float logits[GD_STEP_SEQS_MAX][GD_POLICY_CHOICES_MAX];
     int64_t begin_ns, end_ns;
+    struct gd_choice choices[GD_STEP_CHOICES_MAX]; /* of all scored rows, */
+    float flat[GD_STEP_CHOICES_MAX];               /* and their logits */
 };
+
+/* The logits of all scored rows in one go; a row with one that is not finite fails alone. */
+static void score_rows(struct gd_engine *e, const struct gd_step *step, struct outcome *o)
+{
+    uint32_t n = 0;
+    for (uint32_t row = 0; row < step->n_scored; row++) {
+        const struct gd_ticket *t = ticket_of(step->works[step->scored[row]]);
+        for (uint32_t i = 0; i < t->n_choices; i++) {
+            o->choices[n++] = (struct gd_choice){.row = row, .id = t->choices[i]};
+        }
+    }
+    int rc = gd_forward_choices(e->forward, n, o->choices, o->flat);
+    const float *logits = o->flat;
+    for (uint32_t row = 0; row < step->n_scored; row++) {
+        uint32_t seq = step->scored[row];
+        uint32_t n_choices = ticket_of(step->works[seq])->n_choices;
+        o->rc[seq] = rc;
+        for (uint32_t i = 0; i < n_choices && o->rc[seq] == GD_OK; i++) {
+            o->rc[seq] = isfinite(logits[i]) ? GD_OK : GD_ENUMERIC;
+        }
+        memcpy(o->logits[seq], logits, n_choices * sizeof *logits);
+        logits += n_choices;
+    }
+}
 
 static void run_step(struct gd_engine *e, const struct gd_step *step, struct outcome *o)
 {
@@ -96,14 +123,18 @@ static void run_step(struct gd_engine *e, const struct gd_step *step, struct out
         o->cached[i] = step->works[i]->kv.n_cached;
     }
     for (uint32_t row = 0; row < step->n_scored; row++) {
-        uint32_t i = step->scored[row];
-        o->ends[i] = true;
-        if (rc == GD_OK) {
-            o->rc[i] = score_row(e, row, ticket_of(step->works[i]), o->logits[i]);
-        }
+        o->ends[step->scored[row]] = true;
     }
+    if (rc == GD_OK) {
+        score_rows(e, step, o);
+    }
+    bool lost = e->be->lost != NULL;
     for (uint32_t i = 0; i < step->batch.n_seqs; i++) {
+        o->rc[i] = lost ? GD_EBACKEND : o->rc[i];
         o->ok[i] = o->rc[i] == GD_OK;
+    }
+    if (lost) {
+        atomic_store(&e->lost, e->be->lost);
     }
     o->end_ns = gd_now_ns();
 }
@@ -165,12 +196,14 @@ static void deliver(struct gd_engine *e, struct gd_step *step, const struct outc
 
 /* ---- the thread ---- */
 
-/* Waits until there is work; false when the engine is draining. Takes over what was submitted. */
+/* Waits until there is work; false when the engine is draining or the device is lost. Takes over
+ * what was submitted. */
 static bool take(struct gd_engine *e, struct gd_ticket **taken)
 {
     pthread_mutex_lock(&e->lock);
     e->stats.last_step_ns = (uint64_t)gd_now_ns();
-    while (e->inbox == NULL && gd_sched_empty(e->sched) && !e->draining) {
+    bool lost = gd_engine_lost(e) != NULL;
+    while (e->inbox == NULL && gd_sched_empty(e->sched) && !e->draining && !lost) {
         int64_t until = gd_now_ns() + IDLE_TICK_NS;
         struct timespec tick = {.tv_sec = (time_t)(until / 1000000000),
                                 .tv_nsec = until % 1000000000};
@@ -183,7 +216,7 @@ static bool take(struct gd_engine *e, struct gd_ticket **taken)
     }
     e->inbox = NULL;
     e->inbox_end = &e->inbox;
-    bool go_on = !e->draining;
+    bool go_on = !e->draining && !lost;
     pthread_mutex_unlock(&e->lock);
     return go_on;
 }
@@ -240,7 +273,8 @@ void *engine_worker_main(void *engine)
         }
         deliver(e, &step, &o);
     }
+    /* Nothing is admitted from here on, so what was just taken is the last. */
     schedule(e, taken);
-    end_all(e, gd_sched_drain(e->sched), GD_EDRAINING);
+    end_all(e, gd_sched_drain(e->sched), gd_engine_lost(e) != NULL ? GD_EBACKEND : GD_EDRAINING);
     return NULL;
 }

@@ -353,7 +353,7 @@ static void write_prompt(const struct gd_guard *g, const struct gd_judgement *j,
     gd_jw_key(w, "choices");
     gd_jw_array(w);
     for (uint32_t i = 0; i < g->policy->n_choices; i++) {
-        const struct gd_choice *c = &g->policy->choices[i];
+        const struct gd_policy_choice *c = &g->policy->choices[i];
         gd_jw_object(w);
         gd_jw_key(w, "letter");
         gd_jw_str(w, (struct gd_str){&c->letter, 1});

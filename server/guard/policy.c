@@ -244,7 +244,7 @@ static int split_template(struct loader *l, struct gd_str *before, struct gd_str
 static int read_choice(struct loader *l, const struct gd_json *v, uint32_t i)
 {
     char where[32];
-    struct gd_choice *c = &l->p->choices[i];
+    struct gd_policy_choice *c = &l->p->choices[i];
     struct gd_str text = {"", 0};
     struct gd_str label = {"", 0};
     (void)snprintf(where, sizeof where, "choices[%u].", (unsigned)i);

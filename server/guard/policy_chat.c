@@ -180,7 +180,7 @@ static void bind_none(struct assembly *s, struct gd_str before, struct gd_str af
 
 /* encode(tail + choice) must be encode(tail) and one more id. */
 static int bind_choice(struct assembly *s, struct gd_str tail, const struct gd_ids *tail_ids,
-                       struct gd_choice *c)
+                       struct gd_policy_choice *c)
 {
     struct gd_ids ids = {NULL, 0, 0};
     const struct gd_str text = JOINED(s, tail, c->text);

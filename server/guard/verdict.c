@@ -57,12 +57,12 @@ static int score(const struct gd_policy *p, const float *logits, struct gd_verdi
 
 /* The most probable unmasked choice, of risks only or of all; NULL when there is none. Equal: the
  * first. */
-static const struct gd_choice *most_probable(const struct gd_policy *p, const struct gd_verdict *v,
-                                             bool risks_only)
+static const struct gd_policy_choice *most_probable(const struct gd_policy *p,
+                                                    const struct gd_verdict *v, bool risks_only)
 {
-    const struct gd_choice *best = NULL;
+    const struct gd_policy_choice *best = NULL;
     for (uint32_t i = 0; i < p->n_choices; i++) {
-        const struct gd_choice *c = &p->choices[i];
+        const struct gd_policy_choice *c = &p->choices[i];
         if (v->masked[c->label] || (risks_only && c->label == GD_LABEL_APPROPRIATE))
             continue;
         if (!best || v->scores[c->label] > v->scores[best->label])
@@ -103,7 +103,7 @@ int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj,
     const int rc = score(p, logits, &v);
     if (rc != GD_OK)
         return rc;
-    const struct gd_choice *risk = most_probable(p, &v, true);
+    const struct gd_policy_choice *risk = most_probable(p, &v, true);
     const struct doubts d = {.truncated = truncated,
                              .ambiguous =
                                  (traj->flags & (GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8)) != 0,

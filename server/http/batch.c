@@ -3,7 +3,8 @@
  * All items are begun before the first is finished, so that the engine has them together: it packs
  * them into steps and computes once what they share. They are finished, and told, in order: as
  * elements of one list, or as lines that are sent one by one. An item lives in an arena of its own
- * from its begin to its finish. When the client leaves, what was begun is canceled. */
+ * from its begin to its finish. When the client leaves, what was begun is canceled. A list under way
+ * when the device is lost fails as a whole: nothing is 200 after that. */
 #include "guardian/service.h"
 
 #include <string.h>
@@ -172,8 +173,12 @@ static void run(struct batch *b, const struct gd_json *array)
     while (there && b->n_finished < b->n_items) {
         there = tell_next(b);
     }
+    const char *lost = gd_engine_lost(gd_guard_engine(b->guard));
     if (!there) {
         cancel_rest(b);
+    } else if (!b->lines && lost != NULL) {
+        gd_reply_fail(b->resp, gd_status_http(GD_EBACKEND), gd_status_wire(GD_EBACKEND), NULL,
+                      lost);
     } else if (!b->lines) {
         gd_jw_array_end(&b->list);
         gd_jw_object_end(&b->list);

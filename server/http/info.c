@@ -1,7 +1,7 @@
 /* info.c - what the server tells about itself: health, models, labels, limits, build.
  *
  * Health answers never wait for the engine. /healthz says that the process serves, /readyz and
- * /health that verdicts can be had now. */
+ * /health that verdicts can be had now: not any more from the moment in which a device is lost. */
 #include "guardian/metrics.h"
 #include "guardian/service.h"
 
@@ -17,17 +17,35 @@ static void end(struct gd_json_writer *w, struct gd_http_response *resp, int sta
     gd_reply_json(resp, status, w);
 }
 
-static void reply_state(struct gd_http_response *resp, int status, const char *state)
+static void put_or_null(struct gd_json_writer *w, const char *key, const char *text)
+{
+    gd_jw_key(w, key);
+    if (text != NULL) {
+        gd_jw_strz(w, text);
+    } else {
+        gd_jw_null(w);
+    }
+}
+
+/* reason: for people, may be NULL */
+static void reply_state(struct gd_http_response *resp, int status, const char *state,
+                        const char *reason)
 {
     struct gd_json_writer w;
     begin(&w, resp);
     gd_jw_put_str(&w, "status", state);
+    if (reason != NULL) {
+        gd_jw_put_str(&w, "reason", reason);
+    }
     end(&w, resp, status);
 }
 
 /* NULL when verdicts can be had, else why not. */
 static const char *not_ready(struct gd_service *s)
 {
+    if (gd_service_lost(s) != NULL) {
+        return "device_lost";
+    }
     if (atomic_load(&s->draining)) {
         return "draining";
     }
@@ -39,7 +57,7 @@ void gd_info_healthz(struct gd_service *s, const struct gd_http_request *req,
 {
     (void)s;
     (void)req;
-    reply_state(resp, 200, "alive");
+    reply_state(resp, 200, "alive", NULL);
 }
 
 void gd_info_readyz(struct gd_service *s, const struct gd_http_request *req,
@@ -47,7 +65,7 @@ void gd_info_readyz(struct gd_service *s, const struct gd_http_request *req,
 {
     const char *why = not_ready(s);
     (void)req;
-    reply_state(resp, why == NULL ? 200 : 503, why == NULL ? "ready" : why);
+    reply_state(resp, why == NULL ? 200 : 503, why == NULL ? "ready" : why, gd_service_lost(s));
 }
 
 void gd_info_health(struct gd_service *s, const struct gd_http_request *req,
@@ -55,7 +73,7 @@ void gd_info_health(struct gd_service *s, const struct gd_http_request *req,
 {
     const char *why = not_ready(s);
     (void)req;
-    reply_state(resp, why == NULL ? 200 : 503, why == NULL ? "ok" : why);
+    reply_state(resp, why == NULL ? 200 : 503, why == NULL ? "ok" : why, gd_service_lost(s));
 }
 
 void gd_info_version(struct gd_service *s, const struct gd_http_request *req,
@@ -94,7 +112,7 @@ void gd_info_models(struct gd_service *s, const struct gd_http_request *req,
 static void put_label(struct gd_json_writer *w, enum gd_label label, const struct gd_policy *p)
 {
     const struct gd_label_info *info = gd_label_info(label);
-    const struct gd_choice *choice = NULL;
+    const struct gd_policy_choice *choice = NULL;
     for (uint32_t i = 0; p != NULL && i < p->n_choices; i++) {
         choice = p->choices[i].label == label ? &p->choices[i] : choice;
     }
@@ -175,20 +193,31 @@ static void put_model(struct gd_json_writer *w, const struct gd_service *s,
     gd_jw_object_end(w);
 }
 
-static void put_backend(struct gd_json_writer *w, const struct gd_model *m,
-                        const struct gd_backend *be)
+static void put_backend(struct gd_json_writer *w, const struct gd_engine *e, uint32_t step_tokens)
 {
+    const struct gd_backend *be = gd_engine_backend(e);
+    const struct gd_engine_memory *m = gd_engine_memory(e);
+    const struct gd_err *note = gd_engine_device_note(e);
     gd_jw_key(w, "backend");
     gd_jw_object(w);
     gd_jw_put_str(w, "device", be->device);
     gd_jw_put_str(w, "isa", be->isa);
     gd_jw_put_str(w, "gemm_dtype", be->gemm_dtype);
+    gd_jw_put_str(w, "device_name", be->name);
     gd_jw_put_i64(w, "threads", be->n_threads);
+    gd_jw_put_i64(w, "step_tokens", step_tokens);
+    put_or_null(w, "device_fallback", note != NULL ? note->msg : NULL);
+    put_or_null(w, "device_lost", gd_engine_lost(e));
     gd_jw_object_end(w);
     gd_jw_key(w, "memory");
     gd_jw_object(w);
-    gd_jw_put_i64(w, "planned_bytes", (int64_t)m->bytes_needed);
-    gd_jw_put_i64(w, "weight_bytes", (int64_t)be->weight_bytes_held);
+    gd_jw_put_i64(w, "planned_bytes", (int64_t)gd_engine_model(e)->bytes_needed);
+    gd_jw_put_i64(w, "weight_bytes", (int64_t)m->weight_bytes);
+    gd_jw_put_i64(w, "activation_bytes", (int64_t)m->activation_bytes);
+    gd_jw_put_i64(w, "kv_bytes", (int64_t)m->kv_bytes);
+    gd_jw_put_i64(w, "kv_blocks", m->kv_blocks);
+    gd_jw_put_i64(w, "kv_tokens", (int64_t)m->kv_tokens);
+    gd_jw_put_i64(w, "left_bytes", (int64_t)m->left_bytes);
     gd_jw_put_i64(w, "resident_bytes", (int64_t)gd_engine_resident_bytes());
     gd_jw_object_end(w);
 }
@@ -281,7 +310,7 @@ void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
         e = gd_guard_engine(g);
         gd_engine_stats(e, &now);
         put_model(&w, s, gd_engine_model(e));
-        put_backend(&w, gd_engine_model(e), gd_engine_backend(e));
+        put_backend(&w, e, now.step_tokens);
         put_policy(&w, gd_guard_policy(g));
         put_cache(&w, s, &now);
         put_queue(&w, e, &now);

@@ -1,7 +1,8 @@
 /* routes.c - the table of routes, admission of work, and the handler of one verdict.
  *
  * Paths match exactly. Work (the routes that need the model) is admitted or refused before its body
- * is read: 503 while the model loads, while the server drains, when the bodies held at one time
+ * is read: 503 while the model loads, while the server drains, from when the device is lost, when the
+ * bodies held at one time
  * would pass their limit, and when the engine has so much to do that a verdict would come too late.
  */
 #include "guardian/service.h"
@@ -95,6 +96,12 @@ static bool fits_queue(const struct gd_service *s, struct gd_engine *e, size_t b
            (double)s->queue_ms_max;
 }
 
+const char *gd_service_lost(struct gd_service *s)
+{
+    struct gd_guard *g = atomic_load(&s->guard);
+    return g != NULL ? gd_engine_lost(gd_guard_engine(g)) : NULL;
+}
+
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp)
 {
     /* Counted first, then checked: a drain that begins in between sees the work or refuses it. */
@@ -102,8 +109,11 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     const size_t held = atomic_fetch_add(&s->body_bytes, body_bytes);
     struct gd_guard *g = atomic_load(&s->guard);
     enum gd_reject why = GD_REJECT_LOADING;
-    const char *code = gd_status_wire(GD_EBUSY), *message = NULL;
-    if (atomic_load(&s->draining)) {
+    const char *code = gd_status_wire(GD_EBUSY), *message = gd_service_lost(s);
+    if (message != NULL) {
+        why = GD_REJECT_DEVICE_LOST;
+        code = gd_status_wire(GD_EBACKEND);
+    } else if (atomic_load(&s->draining)) {
         why = GD_REJECT_DRAINING;
         code = gd_status_wire(GD_EDRAINING);
         message = gd_status_message(GD_EDRAINING);

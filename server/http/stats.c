@@ -13,13 +13,18 @@ static const char *const CODES[] = {"200", "400", "401", "404", "405", "408",
                                     "411", "413", "415", "417", "422", "429",
                                     "431", "499", "500", "503", "504", "other"};
 static const char *const ACTIONS[] = {"error", "block", "review", "allow"};
-static const char *const REASONS[GD_REJECT_COUNT] = {
-    "queue_full", "queue_time", "deadline", "too_large", "memory", "draining", "loading"};
+static const char *const REASONS[GD_REJECT_COUNT] = {"queue_full", "queue_time", "deadline",
+                                                     "too_large",  "memory",     "draining",
+                                                     "loading",    "device_lost"};
 static const char *const BLOCK_STATES[] = {"used", "cached", "free"};
 static const char *routes[MAX_ROUTES]; /* the paths, then "none" */
 static const char *labels[GD_LABEL_COUNT];
+static const char *const MEMORY_PARTS[] = {"weights", "activations", "kv_cache", "left"};
 static char model_text[3][128]; /* version, back end, policy */
 static const char *const model_values[3] = {model_text[0], model_text[1], model_text[2]};
+static char device_text[4][128]; /* device, name, isa, dtype */
+static const char *const device_values[4] = {device_text[0], device_text[1], device_text[2],
+                                             device_text[3]};
 
 /* Ids of the families; -1 before registration, which the registry ignores. */
 static int requests = -1, request_duration = -1, verdicts = -1, item_errors = -1;
@@ -30,6 +35,7 @@ static int waiting = -1, running = -1, steps = -1, sequences = -1, tokens = -1, 
 static int given_up = -1, queue_seconds = -1, batch_size = -1, batch_tokens = -1;
 static int query_tokens = -1, hit_tokens = -1, kv_usage = -1, kv_blocks = -1, evictions = -1;
 static int verdict_hits = -1, verdict_misses = -1, verdict_entries = -1;
+static int device_fallback = -1, device_lost = -1, step_tokens = -1;
 
 struct plain_family {
     int *id;
@@ -85,6 +91,12 @@ static const struct plain_family PLAIN[] = {
     {&verdict_misses, GD_METRIC_COUNTER, "guardian_verdict_cache_misses_total",
      "Prompts whose score was looked for and not found."},
     {&verdict_entries, GD_METRIC_GAUGE, "guardian_verdict_cache_entries", "Scores kept."},
+    {&device_fallback, GD_METRIC_GAUGE, "guardian_device_fallback",
+     "1 when the CPU computes because the CUDA device could not be used."},
+    {&device_lost, GD_METRIC_GAUGE, "guardian_device_lost",
+     "1 when the device is lost: the process ends."},
+    {&step_tokens, GD_METRIC_GAUGE, "guardian_step_tokens",
+     "Tokens that one forward pass computes at most."},
 };
 
 static int add(int *id, const struct gd_metric_desc *d, struct gd_err *err)
@@ -196,12 +208,50 @@ int gd_stats_register(const char *version, struct gd_err *err)
     return rc;
 }
 
+/* Families that tell about the device; their labels are known when the model is loaded. */
+static void add_device(const struct gd_engine *e)
+{
+    const struct gd_backend *be = gd_engine_backend(e);
+    const struct gd_engine_memory *m = gd_engine_memory(e);
+    const uint64_t bytes[] = {m->weight_bytes, m->activation_bytes, m->kv_bytes, m->left_bytes};
+    const char *texts[4] = {be->device, be->name, be->isa, be->gemm_dtype};
+    int info = -1, memory = -1;
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(device_text[i], sizeof(device_text[i]), "%s", texts[i]);
+    }
+    const struct gd_metric_desc about = {
+        .name = "guardian_device_info",
+        .help = "The device that computes; always 1.",
+        .type = GD_METRIC_GAUGE,
+        .labels = {{"device", &device_values[0], 1},
+                   {"name", &device_values[1], 1},
+                   {"isa", &device_values[2], 1},
+                   {"dtype", &device_values[3], 1}},
+        .n_labels = 4,
+    };
+    const struct gd_metric_desc plan = {
+        .name = "guardian_device_memory_bytes",
+        .help = "The memory plan of the start: what takes the device's memory, and what is left.",
+        .type = GD_METRIC_GAUGE,
+        .labels = {{"part", MEMORY_PARTS, 4}},
+        .n_labels = 1,
+    };
+    add(&info, &about, NULL);
+    add(&memory, &plan, NULL);
+    gd_metric_set(info, (const uint32_t[]){0, 0, 0, 0}, 1.0);
+    for (uint32_t i = 0; i < 4; i++) {
+        gd_metric_set(memory, &i, (double)bytes[i]);
+    }
+    gd_metric_set(device_fallback, NULL, gd_engine_device_note(e) != NULL ? 1.0 : 0.0);
+}
+
 void gd_stats_model(const struct gd_guard *g)
 {
     struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
     const struct gd_backend *be = gd_engine_backend(e);
     const struct gd_policy *p = gd_guard_policy(g);
     int info = -1, weights = -1;
+    add_device(e);
     snprintf(model_text[0], sizeof(model_text[0]), "%s", gd_engine_model(e)->version);
     snprintf(model_text[1], sizeof(model_text[1]), "%s/%s/%s", be->device, be->isa, be->gemm_dtype);
     snprintf(model_text[2], sizeof(model_text[2]), "%.*s@%lld", (int)p->name.len, p->name.ptr,
@@ -295,6 +345,7 @@ static void copy_engine(struct gd_engine *e)
     gd_metric_set(running, NULL, now.running);
     gd_metric_set(queue_seconds, NULL, gd_engine_queue_ms(e) / 1000.0);
     gd_metric_set(verdict_entries, NULL, now.verdict_used);
+    gd_metric_set(step_tokens, NULL, now.step_tokens);
     set_blocks(&now.kv);
     gd_metric_add(steps, NULL, now.steps - last.steps);
     gd_metric_add(sequences, NULL, now.sequences - last.sequences);
@@ -315,13 +366,14 @@ static void copy_engine(struct gd_engine *e)
 void gd_stats_write(struct gd_service *s, struct gd_buf *out)
 {
     struct gd_guard *g = atomic_load(&s->guard);
-    bool draining = atomic_load(&s->draining);
+    bool draining = atomic_load(&s->draining), lost = gd_service_lost(s) != NULL;
     if (g != NULL) {
         copy_engine(gd_guard_engine(g));
     }
     gd_metric_set(in_flight, NULL, atomic_load(&s->in_flight));
     gd_metric_set(connections, NULL, atomic_load(&s->connections));
-    gd_metric_set(ready, NULL, g != NULL && !draining ? 1.0 : 0.0);
+    gd_metric_set(ready, NULL, g != NULL && !draining && !lost ? 1.0 : 0.0);
+    gd_metric_set(device_lost, NULL, lost ? 1.0 : 0.0);
     gd_metric_set(resident, NULL, (double)gd_engine_resident_bytes());
     gd_metric_set(uptime, NULL, (double)(gd_now_ns() - s->start_ns) / 1e9);
     gd_metrics_write(out);

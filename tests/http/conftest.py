@@ -43,9 +43,9 @@ def clean_env(**more):
     return env
 
 
-def cli(*args, stdin=None, env=None, model=True, timeout=300):
-    """Runs the program; (exit code, stdout, stderr), bytes."""
-    argv = [BIN, args[0], *(model_args() if model else []), *args[1:]]
+def cli(*args, stdin=None, env=None, model=True, timeout=300, program=BIN):
+    """Runs the program; (exit code, stdout, stderr), bytes. model: True, False, or flags."""
+    argv = [program, args[0], *(model_args() if model is True else model or []), *args[1:]]
     done = subprocess.run(argv, input=stdin, capture_output=True, env=clean_env(**(env or {})), timeout=timeout)
     return done.returncode, done.stdout, done.stderr
 
@@ -64,10 +64,10 @@ class Answer:
 
 
 class Server:
-    def __init__(self, *args, log, model=None, wait="ready", env=None):
+    def __init__(self, *args, log, model=None, wait="ready", env=None, program=BIN):
         self.log_path = log
         self.log = open(log, "wb")
-        argv = [BIN, "serve", *(model_args() if model is None else model), "--port", "0", *args]
+        argv = [program, "serve", *(model_args() if model is None else model), "--port", "0", *args]
         self.process = subprocess.Popen(argv, stderr=self.log, stdin=subprocess.DEVNULL, env=clean_env(**(env or {})))
         self.port = None
         if wait:

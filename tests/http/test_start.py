@@ -68,6 +68,8 @@ def test_taken_port():
     (["--no-such-flag"], b"--shutdown-timeout"), (["--specials"], b"--specials"), (["--port"], b"needs a value"),
     (["extra"], b"extra"), (["--log-level", "loud"], b"loud"),
     (["--max-queue-ms", "600001"], b"600001"), (["--max-batch-tokens", "8449"], b"8449"), (["--kv-cache-mib", "-1"], b"-1"),
+    (["--device", "gpu"], b"cuda:N"), (["--device", "cuda:"], b"--device"), (["--device=cuda:1000"], b"999"),
+    (["--dtype", "int8"], b"auto, bf16 or fp8"), (["--device", "cpu", "--dtype", "fp8"], b"capability 9.0"),
     (["--verdict-cache", "1048577"], b"1048577"), (["--no-prefix-cache=maybe"], b"maybe"), (["--policy", "/no/such/file.json"], b"/no/such"),
 ])
 def test_wrong_usage(args, text):
@@ -94,6 +96,12 @@ def test_environment_and_precedence(tmp_path):
 
 
 def test_flags_of_commands():
+    code, _, err = cli("serve", "--port", "0", env={"GUARDIAN_DEVICE": "tpu"})
+    assert code == 2 and b"GUARDIAN_DEVICE" in err and b"'tpu'" in err
+    for command in ("serve", "assess", "render", "selftest"):
+        out = cli(command, "--help", model=False)[1]
+        assert b"--device DEVICE" in out and b"GUARDIAN_DTYPE" in out
+    assert b"--device" not in cli("tokenize", "--help", model=False)[1]
     code, out, _ = cli("serve", "--help", model=False)
     for flag in ("max-queue-ms", "max-batch-tokens", "kv-cache-mib", "no-prefix-cache", "verdict-cache"):
         assert ("--" + flag).encode() in out and ("GUARDIAN_" + flag.upper().replace("-", "_")).encode() in out

@@ -1,10 +1,11 @@
 /* memory.c - how much memory a model may take: the system's MemAvailable, and the limits of the
  * control groups (version 2) that the process is in, from its own up to the root. Page cache counts
  * as free in both: it gives way. */
-#include "load.h"
-#include "model_tensors.h"
+#include "guardian/memory.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
