@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the tiny model directories of tests/golden/models and their float64 references.
 
-    python tests/golden/make_models.py [DIRECTORY]    needs torch, transformers, tokenizers, safetensors
+    python tests/golden/make_models.py [DIRECTORY [NAME ...]]    needs torch, transformers, tokenizers, safetensors
 
 The weights are random, seeded, and so large that attention is not flat (the run prints how peaked
 it is). Each directory is a complete model: config.json, tokenizer.json (byte-level BPE of 384
@@ -20,7 +20,9 @@ the sequences s = 0..4 of 1, 7, 33, 65 and 130 tokens:
     error_f32       F64 [n_layers + 2]  largest |difference| of the float32 `transformers` model to
                                    the float64 values, for l = 0..n_layers over all sequences and
                                    kept rows; the last one is of the logits
-    error_bf16      F64 [n_layers + 2]  the same for the bfloat16 model, for information
+    error_bf16      F64 [n_layers + 2]  the same for the bfloat16 model
+    error_fp8       F64 [n_layers + 2]  only of the models for GPUs (gpu_*): the bfloat16 model with every product
+                                   of its layers done on FP8 e4m3 numbers, one scale a row of each side
 
 The float64 values come from forward_f64() below, written from the papers: `transformers` computes
 norms, rotations and softmax in float32 whatever the dtype of the model. That both agree to float32
@@ -69,6 +71,19 @@ MODELS = {
     "qwen2_f16": dict(
         seed=13, model=Qwen2ForCausalLM, dtype=torch.float16, shard="1GB", old_rope=False,
         config=Qwen2Config(hidden_size=56, num_hidden_layers=3, intermediate_size=100, num_attention_heads=7,
+                           num_key_value_heads=1, vocab_size=VOCAB, max_position_embeddings=32768, rms_norm_eps=1e-6,
+                           tie_word_embeddings=True,
+                           rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})),
+    # What the CUDA kernels know: heads of 64 and 128, sizes that 16 divides.
+    "gpu_llama": dict(
+        seed=14, model=LlamaForCausalLM, dtype=torch.bfloat16, shard="1GB", old_rope=False,
+        config=LlamaConfig(hidden_size=64, num_hidden_layers=2, intermediate_size=96, num_attention_heads=4,
+                           num_key_value_heads=2, head_dim=128, vocab_size=VOCAB, max_position_embeddings=32768,
+                           rms_norm_eps=1e-5, tie_word_embeddings=False,
+                           rope_parameters={"rope_theta": 500000.0, **LLAMA3})),
+    "gpu_qwen2": dict(
+        seed=15, model=Qwen2ForCausalLM, dtype=torch.bfloat16, shard="1GB", old_rope=False,
+        config=Qwen2Config(hidden_size=80, num_hidden_layers=2, intermediate_size=112, num_attention_heads=7, head_dim=64,
                            num_key_value_heads=1, vocab_size=VOCAB, max_position_embeddings=32768, rms_norm_eps=1e-6,
                            tie_word_embeddings=True,
                            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})),
@@ -184,6 +199,37 @@ def forward_torch(model, ids):
     return hidden, logits
 
 
+def fp8_rows(x):
+    """Rows as FP8 e4m3 with the scale largest / 448 each; numbers and scales in float32."""
+    x = x.float()
+    scale = x.abs().amax(-1, keepdim=True) / 448
+    scale[scale == 0] = 1
+    return (x / scale).to(torch.float8_e4m3fn).float(), scale
+
+
+class Fp8Linear(torch.nn.Module):
+    """A product of FP8 numbers, summed in float32, result in bfloat16."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.rows, self.scale = fp8_rows(linear.weight.data)
+        self.bias = linear.bias
+
+    def forward(self, x):
+        rows, scale = fp8_rows(x)
+        y = rows @ self.rows.T * scale * self.scale.T
+        return (y if self.bias is None else y + self.bias.float()).to(torch.bfloat16)
+
+
+def with_fp8(model):
+    for layer in model.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, child in list(part.named_children()):
+                if isinstance(child, torch.nn.Linear):
+                    setattr(part, name, Fp8Linear(child))
+    return model
+
+
 def kept_rows(n):
     return list(range(n)) if n <= 33 else sorted({*range(0, n, 8), n - 1})
 
@@ -198,6 +244,9 @@ def make_reference(spec, directory, choice_ids, generator):
     peaks = []
     casts = {k: spec["model"].from_pretrained(directory, dtype=d, attn_implementation="eager").eval()
              for k, d in (("f32", torch.float32), ("bf16", torch.bfloat16))}
+    if directory.name.startswith("gpu_"):
+        casts["fp8"] = with_fp8(spec["model"].from_pretrained(directory, dtype=torch.bfloat16,
+                                                              attn_implementation="eager").eval())
     errors = {k: [0.0] * n_errors for k in casts}
     for s, n in enumerate(LENGTHS):
         ids = torch.randint(0, VOCAB, (n,), generator=generator)
@@ -245,7 +294,8 @@ def main():
     choice_ids = [tok.encode(letter).ids for letter in LETTERS]
     assert all(len(i) == 1 for i in choice_ids)
     choice_ids = [i[0] for i in choice_ids]
-    for name, spec in MODELS.items():
+    for name in sys.argv[2:] or MODELS:
+        spec = MODELS[name]
         directory = root / name
         directory.mkdir(parents=True, exist_ok=True)
         for f in directory.iterdir():
