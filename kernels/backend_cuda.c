@@ -15,9 +15,9 @@ int cuda_result(struct cuda_backend *cuda, cudaError_t rc, const char *what)
         return cuda->base.lost == NULL ? GD_OK : GD_EBACKEND;
     }
     if (cuda->base.lost == NULL) {
-        const char *why = rc == cudaErrorUnknown && cuda->gemm != NULL
-                              ? gdk_cuda_gemm_why(cuda->gemm)
-                              : cudaGetErrorString(rc);
+        const char *refused = cuda->gemm != NULL ? gdk_cuda_gemm_why(cuda->gemm) : "";
+        bool by_cublaslt = rc == cudaErrorUnknown && refused[0] != '\0';
+        const char *why = by_cublaslt ? refused : cudaGetErrorString(rc);
         snprintf(cuda->lost, sizeof cuda->lost, "%s is lost: %s (%s)", cuda->device, why, what);
         cuda->base.lost = cuda->lost;
     }

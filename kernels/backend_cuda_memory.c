@@ -211,6 +211,19 @@ static int stage_send(struct cuda_backend *cuda, struct cuda_stage *s, void *dst
     return rc;
 }
 
+static void round_to_bf16(enum gd_dtype dtype, const char *from, size_t n, gdk_bf16 *to)
+{
+    float x[256];
+    size_t some = sizeof x / sizeof x[0];
+    for (size_t at = 0; at < n; at += some) {
+        some = n - at < some ? n - at : some;
+        gdk_to_f32_cpu(some, dtype, from + at * gdk_dtype_bytes(dtype), x);
+        for (size_t i = 0; i < some; i++) {
+            to[at + i] = bf16_of(x[i]);
+        }
+    }
+}
+
 /* n numbers of the given type, rounded to bf16, to the device. Queued; src is not kept. */
 static int upload_bf16(struct cuda_backend *cuda, enum gd_dtype dtype, const void *src, size_t n,
                        gdk_bf16 *dst)
@@ -228,11 +241,8 @@ static int upload_bf16(struct cuda_backend *cuda, enum gd_dtype dtype, const voi
         gdk_bf16 *to = s->host;
         if (dtype == GD_DTYPE_BF16) {
             memcpy(to, from, piece * sizeof *to);
-        }
-        for (size_t i = 0; i < piece && dtype != GD_DTYPE_BF16; i++) {
-            float x;
-            gdk_to_f32_cpu(1, dtype, from + i * element, &x);
-            to[i] = bf16_of(x);
+        } else {
+            round_to_bf16(dtype, from, piece, to);
         }
         rc = stage_send(cuda, s, dst + at, piece * sizeof *to);
     }
@@ -313,6 +323,11 @@ static int load_rows(struct cuda_backend *cuda, struct gd_weight *w, enum gd_dty
 
 void cuda_wide_rows_free(struct cuda_backend *cuda)
 {
+    if (cuda->wide_rows == NULL) {
+        return;
+    }
+    /* The last weight may still be read from there. */
+    cuda_result(cuda, cudaStreamSynchronize(cuda->stream), "quantising a weight");
     device_free(cuda, cuda->wide_rows);
     cuda->wide_rows = NULL;
     cuda->wide_rows_bytes = 0;

@@ -40,11 +40,12 @@ struct cuda_stage {
     bool in_use; /* until done */
 };
 
-/* A step as it was recorded. Valid while nothing that it points to is freed. */
+/* Small steps of some row counts. Valid while nothing that the recording points to is freed. */
 struct cuda_graph {
     const struct gd_kv *kv;
     uint32_t tokens, scored; /* rows */
-    cudaGraphExec_t exec;
+    bool been_there;
+    cudaGraphExec_t exec; /* NULL before it was recorded */
 };
 
 struct cuda_backend {
@@ -72,6 +73,7 @@ struct cuda_backend {
     const struct gd_kv *kv;
     struct cuda_graph graphs[CUDA_GRAPHS];
     uint32_t n_graphs;
+    struct cuda_graph *graph; /* of the step under way, if it is small */
 
     /* choice_logits: pinned and on the device */
     struct gd_choice *choices, *choices_on_device; /* [GD_STEP_CHOICES_MAX] */

@@ -2,9 +2,10 @@
  *
  * A step begins with one copy of what its operations need to know of the batch (the layout below),
  * then come the kernels, and step_end waits. Steps of few rows pad their row counts to those of
- * gdk_gemm_ranges; the first step of each count is recorded as a CUDA graph while its operations are
- * called, and the following ones are replayed: the layout is at the same place, only its contents
- * differ, and padding tokens and tiles do nothing. */
+ * gdk_gemm_ranges; the second step of each count is recorded as a CUDA graph while its operations are
+ * called (the first one has loaded the kernels, which must not happen in a recording), and the
+ * following ones are replayed: the layout is at the same place, only its contents differ, and padding
+ * tokens and tiles do nothing. */
 #include "backend_cuda_parts.h"
 
 /* ---- the layout of a step ----
@@ -147,20 +148,29 @@ static void place_layout(struct cuda_backend *cuda, const struct layout *l)
 void cuda_forget_graphs(struct cuda_backend *cuda)
 {
     for (uint32_t i = 0; i < cuda->n_graphs; i++) {
-        cuda_result(cuda, cudaGraphExecDestroy(cuda->graphs[i].exec), "forgetting a graph");
+        if (cuda->graphs[i].exec != NULL) {
+            cuda_result(cuda, cudaGraphExecDestroy(cuda->graphs[i].exec), "forgetting a graph");
+        }
     }
     cuda->n_graphs = 0;
 }
 
-static const struct cuda_graph *find_graph(const struct cuda_backend *cuda)
+/* The graph of the step's row counts, with room for it where it is new. */
+static struct cuda_graph *find_graph(struct cuda_backend *cuda)
 {
     for (uint32_t i = 0; i < cuda->n_graphs; i++) {
-        const struct cuda_graph *g = &cuda->graphs[i];
+        struct cuda_graph *g = &cuda->graphs[i];
         if (g->kv == cuda->kv && g->tokens == cuda->rows.tokens && g->scored == cuda->rows.scored) {
             return g;
         }
     }
-    return NULL;
+    if (cuda->n_graphs == CUDA_GRAPHS) {
+        cuda_forget_graphs(cuda);
+    }
+    struct cuda_graph *g = &cuda->graphs[cuda->n_graphs++];
+    *g = (struct cuda_graph){
+        .kv = cuda->kv, .tokens = cuda->rows.tokens, .scored = cuda->rows.scored};
+    return g;
 }
 
 static bool positions_fit(const struct gd_kv *kv, const struct gd_batch *b)
@@ -194,9 +204,14 @@ int cuda_step_begin(struct gd_backend *be, const struct gd_kv *kv, const struct 
     rc = rc != GD_OK ? rc : send_layout(cuda, kv, both, &l);
     place_layout(cuda, &l);
     cuda->step = STEP_DIRECT;
+    cuda->graph = NULL;
     if (rc == GD_OK && small) {
-        cuda->rows.recorded = find_graph(cuda) != NULL;
-        cuda->step = cuda->rows.recorded ? STEP_RECORDED : STEP_RECORDING;
+        cuda->graph = find_graph(cuda);
+        cuda->rows.recorded = cuda->graph->exec != NULL;
+        cuda->step = cuda->rows.recorded       ? STEP_RECORDED
+                     : cuda->graph->been_there ? STEP_RECORDING
+                                               : STEP_DIRECT;
+        cuda->graph->been_there = true;
     }
     if (rc == GD_OK && cuda->step == STEP_RECORDING) {
         rc = cuda_result(cuda,
@@ -217,9 +232,6 @@ static int finish_recording(struct cuda_backend *cuda)
     cudaGraphExec_t exec = NULL;
     cudaError_t ended = cudaStreamEndCapture(cuda->stream, &graph);
     int rc = cuda->failed != GD_OK ? cuda->failed : cuda_result(cuda, ended, "recording a step");
-    if (rc == GD_OK && cuda->n_graphs == CUDA_GRAPHS) {
-        cuda_forget_graphs(cuda);
-    }
     if (rc == GD_OK) {
         rc = cuda_result(cuda, cudaGraphInstantiate(&exec, graph, 0), "recording a step");
     }
@@ -227,14 +239,8 @@ static int finish_recording(struct cuda_backend *cuda)
         int e = cuda_result(cuda, cudaGraphDestroy(graph), "recording a step");
         rc = rc != GD_OK ? rc : e;
     }
-    if (rc == GD_OK) {
-        cuda->graphs[cuda->n_graphs++] = (struct cuda_graph){
-            .kv = cuda->kv, .tokens = cuda->rows.tokens, .scored = cuda->rows.scored, .exec = exec};
-        rc = cuda_result(cuda, cudaGraphLaunch(exec, cuda->stream), "starting a step");
-    } else if (exec != NULL) {
-        cuda_result(cuda, cudaGraphExecDestroy(exec), "recording a step");
-    }
-    return rc;
+    cuda->graph->exec = exec; /* also one that is of no use now: it is forgotten with the others */
+    return rc != GD_OK ? rc : cuda_result(cuda, cudaGraphLaunch(exec, cuda->stream), "a step");
 }
 
 int cuda_step_end(struct gd_backend *be)
@@ -244,8 +250,7 @@ int cuda_step_end(struct gd_backend *be)
     if (cuda->step == STEP_RECORDING) {
         rc = finish_recording(cuda);
     } else if (cuda->step == STEP_RECORDED && rc == GD_OK) {
-        rc = cuda_result(cuda, cudaGraphLaunch(find_graph(cuda)->exec, cuda->stream),
-                         "starting a step");
+        rc = cuda_result(cuda, cudaGraphLaunch(cuda->graph->exec, cuda->stream), "a step");
     }
     cuda->step = STEP_NONE;
     /* Waits in any case: the layout is filled anew by the next step. */
@@ -262,15 +267,13 @@ int cuda_kv_copy(struct gd_backend *be, struct gd_kv *kv, uint32_t dst, uint32_t
     if (dst == src) {
         return GD_OK;
     }
-    size_t block = kv->block * sizeof *kv->data, layer = block * kv->n_blocks;
     int rc = cuda_result(cuda, cudaSetDevice(cuda->index), "cudaSetDevice");
-    return rc != GD_OK ? rc
-                       : cuda_result(cuda,
-                                     cudaMemcpy2DAsync(kv->data + dst * kv->block, layer,
-                                                       kv->data + src * kv->block, layer, block,
-                                                       kv->n_layers, cudaMemcpyDeviceToDevice,
-                                                       cuda->stream),
-                                     "copying a block");
+    return rc != GD_OK
+               ? rc
+               : cuda_result(cuda,
+                             gdk_kv_copy_cuda(cuda->stream, kv->n_layers, kv->n_blocks * kv->block,
+                                              (uint32_t)kv->block, kv->data, dst, src),
+                             "copying a block");
 }
 
 /* kv_open, and room for the layouts of its steps. */
@@ -297,6 +300,7 @@ int cuda_kv_open_for_steps(struct gd_backend *be, uint32_t n_layers, uint32_t n_
         cudaError_t e = cudaMallocHost((void **)&cuda->layout, nbytes);
         e = e != cudaSuccess ? e : cudaMalloc((void **)&cuda->layout_on_device, nbytes);
         if (e != cudaSuccess) {
+            cudaGetLastError(); /* it is told here, and must not be told by the next launch */
             cuda_kv_close(be, kv);
             return gd_err_set(err, GD_ENOMEM, "no device memory for the layout of a step: %s",
                               cudaGetErrorString(e));

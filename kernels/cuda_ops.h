@@ -9,6 +9,7 @@
 #define GUARDIAN_CUDA_OPS_H
 
 #include <cuda_runtime_api.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -84,6 +85,10 @@ cudaError_t gdk_add_rmsnorm_cuda(cudaStream_t stream, uint32_t rows, uint32_t di
 cudaError_t gdk_rope_kv_cuda(cudaStream_t stream, const struct gdk_cuda_batch *b,
                              const struct gdk_cuda_shape *s, const float *rope, gdk_bf16 *qkv,
                              gdk_bf16 *kv);
+
+/* Copies block src over block dst in every layer; layer and block: numbers from one to the next. */
+cudaError_t gdk_kv_copy_cuda(cudaStream_t stream, uint32_t n_layers, size_t layer, uint32_t block,
+                             gdk_bf16 *kv, uint32_t dst, uint32_t src);
 
 /* out row t (out_stride numbers apart) [n_heads * head_dim] = attention of token t over all positions
  * of its sequence up to its own. out may be qkv itself with the same stride: a tile's Q is read

@@ -64,6 +64,7 @@ static int open_handle(struct gdk_cuda_gemm *g, struct gd_err *err)
         return gd_err_set(err, GD_EBACKEND, "cuBLASLt cannot be used (%s)", g->why);
     }
     if (cudaMalloc(&g->workspace, workspace) != cudaSuccess) {
+        cudaGetLastError(); /* it is told here, and must not be told by the next launch */
         return gd_err_set(err, GD_ENOMEM, "no device memory for cuBLASLt's workspace of %zu MiB",
                           workspace / GD_MIB);
     }
@@ -263,6 +264,7 @@ cudaError_t gdk_cuda_gemm_run(struct gdk_cuda_gemm *g, uint32_t rows, const void
                               const float *scales, const struct gdk_cuda_matrix *w, gdk_bf16 *out)
 {
     struct gdk_gemm_shape *s = w->shape;
+    g->why[0] = '\0';
     if (!s->selected) {
         snprintf(g->why, sizeof g->why, "no algorithm was selected for %u x %u", s->n, s->k);
         return cudaErrorUnknown;

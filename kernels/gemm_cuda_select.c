@@ -14,7 +14,7 @@
 #define OFFERS 8      /* algorithms asked for, of each range */
 #define BASE_ROWS 61u /* no divisor in common with a tile */
 #define LOOKED_AT 64u /* rows whose bits are compared */
-#define TIMED_RUNS 3
+#define TIMED_RUNS 8
 
 /* What a trial works on: device memory for one shape, and the bits to compare with. */
 struct trial {
@@ -85,7 +85,8 @@ static int fill(struct trial *t, void *device, float *scales, uint32_t rows, uin
         random_row(host + i * row_bytes, k, fp8, negated, &seed);
     }
     for (uint32_t i = 0; i < rows; i++) {
-        host_scales[i] = 0.5f + (float)(i % n_distinct) * 0x1p-7f;
+        uint32_t state = i % n_distinct + 1; /* all bits count: products of scales are not exact */
+        host_scales[i] = 0.5f + (float)next_random(&state) * 0x1p-25f;
     }
     for (uint32_t at = 0; rc == cudaSuccess && at < rows; at += n_distinct) {
         size_t n = rows - at < n_distinct ? rows - at : n_distinct;
@@ -126,6 +127,7 @@ static int trial_begin(struct trial *t, struct gdk_gemm_shape *s)
     rc = rc != cudaSuccess ? rc : cudaMallocHost((void **)&t->want, BASE_ROWS * row);
     rc = rc != cudaSuccess ? rc : cudaMallocHost((void **)&t->got, LOOKED_AT * row);
     if (rc != cudaSuccess) {
+        cudaGetLastError(); /* it is told here, and must not be told by the next launch */
         return gd_err_set(t->err, rc == cudaErrorMemoryAllocation ? GD_ENOMEM : GD_EBACKEND,
                           "no device memory to try products of %u x %u with %u rows: %s", s->n,
                           s->k, t->rows_max, cudaGetErrorString(rc));
@@ -190,13 +192,15 @@ static int compare_rows(struct trial *t, uint32_t rows, bool *equal)
     return cuda_failed(t, rc, "a trial product");
 }
 
-/* Whether algo gives the originals' bits with the fewest and with the most rows of a range. */
+/* Whether algo gives the originals' bits with the fewest and with the most rows that steps of a range
+ * are padded to. */
 static int keeps_bits(struct trial *t, size_t range, const cublasLtMatmulAlgo_t *algo, bool *equal)
 {
-    uint32_t ends[2] = {range == 0 ? 1 : gdk_gemm_ranges[range - 1] + 1, gdk_gemm_ranges[range]};
+    uint32_t first = range == 0 ? 1 : gdk_gemm_ranges[range - 1] + 1;
+    uint32_t ends[2] = {gdk_cuda_rows_padded(first), gdk_gemm_ranges[range]};
     int rc = GD_OK;
     *equal = true;
-    for (int i = 0; i < 2 && rc == GD_OK && *equal; i++) {
+    for (int i = ends[0] == ends[1]; i < 2 && rc == GD_OK && *equal; i++) {
         uint32_t rows = ends[i] < t->rows_max ? ends[i] : t->rows_max;
         size_t nbytes = (size_t)rows * t->w.n * sizeof(gdk_bf16);
         rc = cuda_failed(t, cudaMemsetAsync(t->out, 0xff, nbytes, t->g->stream), "trial memory");
@@ -210,10 +214,10 @@ static int keeps_bits(struct trial *t, size_t range, const cublasLtMatmulAlgo_t 
     return rc;
 }
 
-/* The originals: BASE_ROWS rows by algo. */
+/* The originals: the first BASE_ROWS of some rows by algo. */
 static int make_originals(struct trial *t, const cublasLtMatmulAlgo_t *algo, bool *can)
 {
-    *can = run_trial(t, BASE_ROWS, algo);
+    *can = run_trial(t, gdk_cuda_rows_padded(BASE_ROWS), algo);
     if (!*can) {
         return GD_OK;
     }
@@ -237,19 +241,21 @@ static int time_algo(struct trial *t, uint32_t rows, const cublasLtMatmulAlgo_t 
 
 /* ---- one shape ---- */
 
-/* An offer counts if it splits no sum; what cuBLASLt cannot tell does not count. */
+static int32_t setting(struct gdk_cuda_gemm *g, const cublasLtMatmulAlgo_t *algo,
+                       cublasLtMatmulAlgoConfigAttributes_t attribute)
+{
+    int32_t value = 0;
+    size_t written = 0;
+    cublasStatus_t rc =
+        g->lt.cublasLtMatmulAlgoConfigGetAttribute(algo, attribute, &value, sizeof value, &written);
+    return rc == CUBLAS_STATUS_SUCCESS ? value : 0; /* not told: the trial will show it */
+}
+
 static bool splits_nothing(struct gdk_cuda_gemm *g, const cublasLtMatmulAlgo_t *algo)
 {
-    int32_t split = 0;
-    uint32_t scheme = 0;
-    size_t written = 0;
-    return g->lt.cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
-                                                      sizeof split,
-                                                      &written) == CUBLAS_STATUS_SUCCESS &&
-           g->lt.cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
-                                                      &scheme, sizeof scheme,
-                                                      &written) == CUBLAS_STATUS_SUCCESS &&
-           split <= 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE;
+    return setting(g, algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1 &&
+           setting(g, algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) ==
+               (int32_t)CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
 /* Algorithms for rows rows, best first by cuBLASLt's own estimate. */

@@ -206,7 +206,8 @@ int gd_backend_cpu_open(struct gd_backend **out, uint32_t n_threads, struct gd_e
 
 /* CUDA device `index`. fp8: products of FP8 e4m3 with one scale a row, else bf16. On failure err is one
  * sentence that says what to do: GD_ENOTFOUND no driver, no device, or a build without CUDA;
- * GD_EBACKEND an old driver or a device that cannot; GD_ENOMEM. Any thread may use it, one at a time. */
+ * GD_EBACKEND an old driver or a device that cannot; GD_ENOMEM. Steps may be on another thread than the
+ * one that opens, loads and closes. */
 int gd_backend_cuda_open(struct gd_backend **out, uint32_t index, bool fp8, struct gd_err *err);
 
 #endif

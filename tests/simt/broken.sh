@@ -102,11 +102,11 @@ fi
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 echo "broken: building in $work"
-for name in simt runtime cublaslt; do
+for name in simt runtime runtime_memory runtime_stream cublaslt cublaslt_sums; do
     # shellcheck disable=SC2086
     ${CXX:-g++} -std=c++17 -O2 $flags -c "$here/$name.cpp" -o "$work/$name.o" || exit 2
 done
-(cd "$work" && ar rc machine.a simt.o runtime.o cublaslt.o) || exit 2
+(cd "$work" && ar rc machine.a simt.o runtime*.o cublaslt*.o) || exit 2
 for name in embed rmsnorm rope_kv attention swiglu quantize choice; do
     # shellcheck disable=SC2086
     ${CC:-gcc} -std=c11 -D_GNU_SOURCE -O2 -I"$root/kernels" $flags -c "$root/kernels/$name.c" -o "$work/plain_$name.o" || exit 2

@@ -6,19 +6,16 @@
 // the choice of algorithms. It does not prove what cuBLASLt itself does: which attributes a release
 // accepts, what its heuristic offers, how it rounds. Only a GPU does.
 //
-// The algorithms differ in the order of their sums, see simt.h. A row's sums are made once for all rows
-// with the same bytes: the start-up trials repeat few rows many times.
+// The algorithms differ in the order of their sums, see simt.h.
 #include <cublasLt.h>
 
-#include "simt_internal.h"
+#include "cublaslt_parts.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <memory>
-#include <unordered_map>
 #include <vector>
 
 uint32_t simt_handles, simt_descriptors;
@@ -130,244 +127,6 @@ template <typename T> bool set(T *field, const void *buf, size_t nbytes)
 bool has_fp8()
 {
     return simt_now.major * 10 + simt_now.minor >= 89;
-}
-
-// ---- the product ----
-
-struct product {
-    uint32_t n, k, rows;
-    bool fp8;
-    const void *a, *b; // [n, k], [rows, k]
-    uint16_t *d;       // [rows, n]
-    int64_t lda, ldb, ldd;
-    const uint16_t *bias;
-    const float *scales[2];
-    bool outer;
-    uint64_t kind;
-    void *workspace;
-};
-
-float number(const product &p, const void *from, size_t i)
-{
-    uint32_t bits;
-    float x;
-    if (!p.fp8) {
-        bits = (uint32_t)((const uint16_t *)from)[i] << 16;
-        memcpy(&x, &bits, sizeof x);
-        return x;
-    }
-    uint32_t e4m3 = ((const uint8_t *)from)[i];
-    if ((e4m3 & 0x7fu) == 0x7fu) {
-        return __builtin_nanf("");
-    }
-    uint32_t exponent = e4m3 >> 3 & 0xfu, mantissa = e4m3 & 7u;
-    x = exponent == 0 ? (float)mantissa * 0x1p-9f : 0.0f;
-    if (exponent > 0) {
-        bits = (exponent + 127 - 7) << 23 | mantissa << 20;
-        memcpy(&x, &bits, sizeof x);
-    }
-    return e4m3 & 0x80u ? -x : x;
-}
-
-const uint32_t COLS = 16, ROWS = 6;
-typedef float vec __attribute__((vector_size(4 * COLS)));
-
-// sums[r][0 .. COLS) += x[r][i] * w[i] over i = first, first + step, ..., below last, in this order.
-SIMT_FAST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"))) void
-add_products(float *const *sums, const float *const *x, const float *w, uint32_t first,
-             uint32_t last, uint32_t step)
-{
-    vec s[ROWS];
-    for (uint32_t r = 0; r < ROWS; r++) {
-        memcpy(&s[r], sums[r], sizeof s[r]);
-    }
-    for (uint32_t i = first; i < last; i += step) {
-        vec y;
-        memcpy(&y, w + (size_t)i * COLS, sizeof y);
-        for (uint32_t r = 0; r < ROWS; r++) {
-            s[r] += x[r][i] * y;
-        }
-    }
-    for (uint32_t r = 0; r < ROWS; r++) {
-        memcpy(sums[r], &s[r], sizeof s[r]);
-    }
-}
-
-// The order of a row's sums.
-enum order { IN_ORDER, EVEN_THEN_ODD, IN_FOUR };
-
-order order_of(const product &p, uint32_t row)
-{
-    bool odd = p.kind == SIMT_ALGO_HALVES || (p.kind == SIMT_ALGO_FEW_ROWS && p.rows < 64) ||
-               (p.kind == SIMT_ALGO_ODD_ROWS && row % 16 >= 8) ||
-               (p.kind == SIMT_ALGO_LAST_TILE && row >= p.rows / 64 * 64);
-    return p.kind == SIMT_ALGO_SPLIT ? IN_FOUR : odd ? EVEN_THEN_ODD : IN_ORDER;
-}
-
-// A row of b that is unlike all before it.
-struct distinct {
-    uint32_t row;
-    order o;
-    std::vector<float> x, sums; // [k], [n]
-};
-
-// Sums of up to ROWS rows with one panel of COLS columns of the weights.
-void sum_panel(const product &p, distinct *const *rows, uint32_t n_rows, const float *w,
-               uint32_t col)
-{
-    float zeros[ROWS][COLS] = {}, part[ROWS][COLS];
-    float *to[ROWS];
-    const float *x[ROWS];
-    uint32_t quarter = (p.k + 3) / 4;
-    for (uint32_t r = 0; r < ROWS; r++) {
-        x[r] = rows[r < n_rows ? r : 0]->x.data();
-        to[r] = part[r];
-    }
-    uint32_t parts = rows[0]->o == IN_FOUR ? 4 : rows[0]->o == EVEN_THEN_ODD ? 2 : 1;
-    for (uint32_t i = 0; i < parts; i++) {
-        memset(part, 0, sizeof part);
-        if (parts == 4) {
-            uint32_t last = (i + 1) * quarter < p.k ? (i + 1) * quarter : p.k;
-            add_products(to, x, w, i * quarter, last, 1);
-        } else {
-            add_products(to, x, w, i, p.k, parts);
-        }
-        for (uint32_t r = 0; r < n_rows; r++) {
-            for (uint32_t j = 0; j < COLS; j++) {
-                zeros[r][j] = i == 0 ? part[r][j] : zeros[r][j] + part[r][j];
-            }
-        }
-    }
-    for (uint32_t r = 0; r < n_rows; r++) {
-        uint32_t width = p.n - col < COLS ? p.n - col : COLS;
-        memcpy(&rows[r]->sums[col], zeros[r], width * sizeof(float));
-    }
-}
-
-void sum_all(const product &p, std::vector<std::unique_ptr<distinct>> &all)
-{
-    std::vector<distinct *> of[3];
-    for (auto &d : all) {
-        of[d->o].push_back(d.get());
-    }
-    std::vector<float> w((size_t)p.k * COLS);
-    for (uint32_t col = 0; col < p.n; col += COLS) {
-        for (uint32_t j = 0; j < COLS; j++) {
-            for (uint32_t i = 0; i < p.k; i++) {
-                w[(size_t)i * COLS + j] =
-                    col + j < p.n ? number(p, p.a, (size_t)(col + j) * (size_t)p.lda + i) : 0.0f;
-            }
-        }
-        for (auto &rows : of) {
-            for (size_t i = 0; i < rows.size(); i += ROWS) {
-                size_t left = rows.size() - i;
-                sum_panel(p, &rows[i], (uint32_t)(left < ROWS ? left : ROWS), w.data(), col);
-            }
-        }
-    }
-}
-
-uint16_t bf16_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return 0x7fff;
-    }
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-void finish_row(const product &p, uint32_t row, const float *sums)
-{
-    uint16_t *d = p.d + (size_t)row * (size_t)p.ldd;
-    float of_b = p.scales[1] == NULL ? 1.0f : p.scales[1][p.outer ? row : 0];
-    for (uint32_t j = 0; j < p.n; j++) {
-        float of_a = p.scales[0] == NULL ? 1.0f : p.scales[0][p.outer ? j : 0];
-        float x = p.fp8 ? sums[j] * of_a * of_b : sums[j];
-        if (p.bias != NULL) {
-            uint32_t bits = (uint32_t)p.bias[j] << 16;
-            float bias;
-            memcpy(&bias, &bits, sizeof bias);
-            x += bias;
-        }
-        d[j] = bf16_of(x);
-    }
-}
-
-// Whether all that a product reads and writes is device memory; why not, if not.
-const char *not_there(const product &p, size_t workspace_bytes)
-{
-    size_t in = p.fp8 ? 1 : 2;
-    if (!simt_is_device(p.a, ((size_t)p.lda * (p.n - 1) + p.k) * in)) {
-        return "A";
-    }
-    if (!simt_is_device(p.b, ((size_t)p.ldb * (p.rows - 1) + p.k) * in)) {
-        return "B";
-    }
-    if (!simt_is_device(p.d, ((size_t)p.ldd * (p.rows - 1) + p.n) * sizeof *p.d)) {
-        return "D";
-    }
-    if (p.bias != NULL && !simt_is_device(p.bias, p.n * sizeof *p.bias)) {
-        return "the bias";
-    }
-    if (p.scales[0] != NULL && !simt_is_device(p.scales[0], (p.outer ? p.n : 1) * sizeof(float))) {
-        return "A's scales";
-    }
-    if (p.scales[1] != NULL &&
-        !simt_is_device(p.scales[1], (p.outer ? p.rows : 1) * sizeof(float))) {
-        return "B's scales";
-    }
-    return workspace_bytes > 0 && !simt_is_device(p.workspace, workspace_bytes) ? "the workspace"
-                                                                                : NULL;
-}
-
-cudaError_t multiply(const product &p, size_t workspace_bytes)
-{
-    const char *missing = not_there(p, workspace_bytes);
-    if (missing != NULL) {
-        fprintf(stderr, "simt: cuBLASLt: %s is not device memory any more\n", missing);
-        return cudaErrorIllegalAddress;
-    }
-    if (workspace_bytes > 0) { // whoever else keeps something there loses it
-        memset(p.workspace, 0xff, workspace_bytes);
-    }
-    size_t row_bytes = (size_t)p.k * (p.fp8 ? 1 : 2), step = (size_t)p.ldb * (p.fp8 ? 1 : 2);
-    const unsigned char *b = (const unsigned char *)p.b;
-    std::vector<std::unique_ptr<distinct>> all;
-    std::unordered_multimap<uint64_t, size_t> known;
-    std::vector<size_t> of(p.rows);
-    for (uint32_t r = 0; r < p.rows; r++) {
-        order o = order_of(p, r);
-        uint64_t hash = (uint64_t)o;
-        for (size_t i = 0; i < row_bytes; i += 8) { // k is a multiple of 8
-            uint64_t word;
-            memcpy(&word, b + r * step + i, sizeof word);
-            hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
-            hash ^= hash >> 29;
-        }
-        size_t same = all.size();
-        auto range = known.equal_range(hash);
-        for (auto it = range.first; it != range.second && same == all.size(); ++it) {
-            const distinct &d = *all[it->second];
-            if (d.o == o && memcmp(b + d.row * step, b + r * step, row_bytes) == 0) {
-                same = it->second;
-            }
-        }
-        if (same == all.size()) {
-            known.emplace(hash, same);
-            all.emplace_back(new distinct{r, o, std::vector<float>(p.k), std::vector<float>(p.n)});
-            for (uint32_t i = 0; i < p.k; i++) {
-                all[same]->x[i] = number(p, b + r * step, i);
-            }
-        }
-        of[r] = same;
-    }
-    sum_all(p, all);
-    for (uint32_t r = 0; r < p.rows; r++) {
-        finish_row(p, r, all[of[r]]->sums.data());
-    }
-    simt_count.matmuls++;
-    return cudaSuccess;
 }
 
 // ---- what is allowed ----
@@ -896,10 +655,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lightHandle, cublasLtMatmulDesc_t
         !aligned16(p.scales[0]) || !aligned16(p.scales[1]) || !aligned16(workspace)) {
         return wrong(CUBLAS_STATUS_INVALID_VALUE, "a pointer is not aligned to 16 bytes");
     }
-    const char *missing = not_there(p, workspaceSizeInBytes);
+    const char *missing = product_lacks(p, workspaceSizeInBytes);
     if (missing != NULL) {
         return wrong(CUBLAS_STATUS_INVALID_VALUE, "%s is not device memory over its whole size",
                      missing);
     }
-    return status_of(simt_push(stream, [p, need]() -> cudaError_t { return multiply(p, need); }));
+    return status_of(
+        simt_push(stream, [p, need]() -> cudaError_t { return product_run(p, need); }));
 }

@@ -8,47 +8,21 @@
 //
 // Streams run only when waited for, each alone: work that relies on the order of two streams fails.
 // One memory serves all devices.
-#include "simt_internal.h"
-
-#include "simt_device.h"
+#include "runtime_parts.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-#include <deque>
-#include <map>
-#include <memory>
-#include <set>
-#include <thread>
-#include <vector>
-
-struct CUgraph_st {
-    std::vector<simt_work> nodes;
-};
-struct CUgraphExec_st {
-    std::shared_ptr<std::vector<simt_work>> nodes;
-};
-struct event_state {
-    bool recorded, done, captured;
-    double at_ms;
-    cudaStream_t stream;
-};
-struct CUevent_st {
-    std::shared_ptr<event_state> state;
-};
-struct CUstream_st {
-    std::deque<simt_work> queue;
-    CUgraph_st *capture;
-    bool invalidated;
-    cudaStreamCaptureMode mode;
-    std::thread::id capturer;
-};
+using namespace runtime;
 
 simt_machine simt_now;
+
+namespace runtime
+{
+std::recursive_mutex mutex;
+}
 
 namespace
 {
@@ -66,7 +40,6 @@ const error_text TEXTS[] = {
     ERROR(cudaErrorMemoryAllocation, "out of memory"),
     ERROR(cudaErrorInitializationError, "initialization error"),
     ERROR(cudaErrorInvalidConfiguration, "invalid configuration of a launch"),
-    ERROR(cudaErrorInvalidPitchValue, "invalid pitch"),
     ERROR(cudaErrorInvalidMemcpyDirection, "invalid direction of a copy"),
     ERROR(cudaErrorInsufficientDriver, "the driver is too old for this CUDA runtime"),
     ERROR(cudaErrorDevicesUnavailable, "all devices are busy or unavailable"),
@@ -101,28 +74,16 @@ const error_text TEXTS[] = {
 #undef ERROR
 };
 
-const size_t GRAIN = 256; // what cudaMalloc aligns to
 const int VERSION = CUDART_VERSION;
 
-std::recursive_mutex mutex;
 bool started;
-uint64_t n_calls, fail_at, n_launches;
+uint64_t n_calls, fail_at;
 bool fail_reached;
 int fail_code;
 char fail_path[1024];
 int fail_path_code;
 cudaError_t sticky;
 thread_local cudaError_t last_error;
-
-std::map<uintptr_t, size_t> device_memory, pinned_memory;
-size_t device_used;
-std::set<cudaStream_t> streams;
-std::set<cudaEvent_t> events;
-std::set<cudaGraph_t> graphs;
-std::set<cudaGraphExec_t> execs;
-std::map<const void *, size_t> allowed; // shared memory of kernels
-CUstream_st default_stream;
-uint64_t n_graph_launches, n_syncs;
 
 bool ends_context(int code)
 {
@@ -131,27 +92,18 @@ bool ends_context(int code)
            (code >= cudaErrorHardwareStackError && code <= cudaErrorLaunchFailure);
 }
 
-void drop_work()
-{
-    for (cudaStream_t s : streams) {
-        s->queue.clear();
-    }
-    default_stream.queue.clear();
-}
+} // namespace
 
-// The answer of a call that fails.
-cudaError_t failed(cudaError_t code)
+cudaError_t runtime::failed(cudaError_t code)
 {
     if (ends_context(code) && sticky == cudaSuccess) {
-        sticky = code;
-        drop_work();
+        sticky = code; // no call runs what is queued any more
     }
     last_error = code;
     return code;
 }
 
-// The same for what only a mistake of the caller can cause: says it.
-__attribute__((format(printf, 2, 3))) cudaError_t wrong(cudaError_t code, const char *format, ...)
+cudaError_t runtime::wrong(cudaError_t code, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -162,6 +114,8 @@ __attribute__((format(printf, 2, 3))) cudaError_t wrong(cudaError_t code, const 
     return failed(code);
 }
 
+namespace
+{
 const char *variable(const char *name)
 {
     const char *value = getenv(name);
@@ -241,212 +195,16 @@ cudaError_t next_call(bool needs_device)
     }
     return code != 0 ? failed((cudaError_t)code) : cudaSuccess;
 }
-
-cudaStream_t stream_of(cudaStream_t stream)
-{
-    if (stream == NULL || stream == &default_stream) {
-        return &default_stream;
-    }
-    return streams.count(stream) > 0 ? stream : NULL;
-}
-
-// ---- captures ----
-
-// What may not be called while a stream is captured ends the capture.
-cudaError_t not_in_capture(const char *what)
-{
-    for (cudaStream_t s : streams) {
-        if (s->capture == NULL || s->mode == cudaStreamCaptureModeRelaxed ||
-            (s->mode == cudaStreamCaptureModeThreadLocal &&
-             s->capturer != std::this_thread::get_id())) {
-            continue;
-        }
-        s->invalidated = true;
-        return wrong(cudaErrorStreamCaptureUnsupported, "%s while a stream is captured", what);
-    }
-    return cudaSuccess;
-}
-
-cudaError_t not_captured(cudaStream_t s, const char *what)
-{
-    if (s->capture == NULL) {
-        return cudaSuccess;
-    }
-    s->invalidated = true;
-    return wrong(cudaErrorStreamCaptureUnsupported, "%s on a stream that is captured", what);
-}
-
-// ---- memory ----
-
-// The allocation that p lies in, or end.
-std::map<uintptr_t, size_t>::const_iterator find(const std::map<uintptr_t, size_t> &memory,
-                                                 const void *p)
-{
-    auto it = memory.upper_bound((uintptr_t)p);
-    if (it == memory.begin()) {
-        return memory.end();
-    }
-    --it;
-    return (uintptr_t)p - it->first < it->second ? it : memory.end();
-}
-
-bool inside(const std::map<uintptr_t, size_t> &memory, const void *p, size_t nbytes)
-{
-    auto it = find(memory, p);
-    return it != memory.end() && nbytes <= it->second - ((uintptr_t)p - it->first);
-}
-
-bool overlaps_device(const void *p, size_t nbytes)
-{
-    auto it = device_memory.lower_bound((uintptr_t)p);
-    return find(device_memory, p) != device_memory.end() ||
-           (it != device_memory.end() && it->first - (uintptr_t)p < nbytes);
-}
-
-void *allocate(size_t nbytes)
-{
-    void *p = NULL;
-    if (posix_memalign(&p, GRAIN, nbytes) != 0) {
-        return NULL;
-    }
-    memset(p, 0xff, nbytes);
-    return p;
-}
-
-// ---- running what is queued ----
-
-void show_device_memory(bool show)
-{
-    for (const auto &m : device_memory) {
-        if (show) {
-            SIMT_UNPOISON((void *)m.first, m.second);
-        } else {
-            SIMT_POISON((void *)m.first, m.second);
-        }
-    }
-}
-
-// Runs a stream's work: all of it, or until the event has happened.
-cudaError_t run_stream(cudaStream_t s, const event_state *until = NULL)
-{
-    n_syncs++;
-    if (s->queue.empty()) {
-        return cudaSuccess;
-    }
-    cudaError_t rc = cudaSuccess;
-    show_device_memory(true);
-    while (!s->queue.empty() && (until == NULL || !until->done) && rc == cudaSuccess) {
-        simt_work work = std::move(s->queue.front());
-        s->queue.pop_front();
-        rc = work();
-    }
-    show_device_memory(false);
-    return rc != cudaSuccess ? failed(rc) : cudaSuccess;
-}
-
-cudaError_t run_all()
-{
-    cudaError_t rc = run_stream(&default_stream);
-    for (cudaStream_t s : streams) {
-        cudaError_t next = s->capture == NULL ? run_stream(s) : cudaSuccess;
-        rc = rc == cudaSuccess ? next : rc;
-    }
-    return rc;
-}
-
-double now_ms()
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 } // namespace
 
 simt_call::simt_call(bool needs_device) : lock(mutex), rc(next_call(needs_device))
 {
 }
 
-bool simt_is_device(const void *p, size_t nbytes)
-{
-    return inside(device_memory, p, nbytes);
-}
-
 size_t simt_shared_max()
 {
     int capability = simt_now.major * 10 + simt_now.minor;
     return (capability >= 90 ? 227 : capability == 80 ? 163 : capability >= 80 ? 99 : 64) * 1024;
-}
-
-cudaError_t simt_push(cudaStream_t stream, simt_work work)
-{
-    cudaStream_t s = stream_of(stream);
-    if (s == NULL) {
-        return wrong(cudaErrorInvalidResourceHandle, "work on a stream that does not exist");
-    }
-    if (s->capture == NULL) {
-        s->queue.push_back(std::move(work));
-        return cudaSuccess;
-    }
-    if (s->invalidated) {
-        return failed(cudaErrorStreamCaptureInvalidated);
-    }
-    s->capture->nodes.push_back(std::move(work));
-    return cudaSuccess;
-}
-
-// ---- launches ----
-
-cudaError_t simt_allow(const void *kernel, int nbytes)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    if (nbytes < 0 || (size_t)nbytes > simt_shared_max()) {
-        return failed(cudaErrorInvalidValue);
-    }
-    allowed[kernel] = (size_t)nbytes;
-    return cudaSuccess;
-}
-
-static cudaError_t check_launch(const simt_kernel &k)
-{
-    const dim3 &g = k.grid, &b = k.block;
-    uint64_t threads = (uint64_t)b.x * b.y * b.z;
-    if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535) {
-        return wrong(cudaErrorInvalidConfiguration, "%s: a grid of %u x %u x %u", k.name, g.x, g.y,
-                     g.z);
-    }
-    if (threads == 0 || threads > 1024 || b.x > 1024 || b.y > 1024 || b.z > 64) {
-        return wrong(cudaErrorInvalidConfiguration, "%s: blocks of %u x %u x %u", k.name, b.x, b.y,
-                     b.z);
-    }
-    auto it = allowed.find(k.kernel);
-    size_t most = it != allowed.end() && it->second > 48 * 1024 ? it->second : 48 * 1024;
-    if (k.shared_bytes > most) {
-        return wrong(cudaErrorInvalidValue, "%s: %zu bytes of shared memory, %zu are allowed",
-                     k.name, k.shared_bytes, most);
-    }
-    return cudaSuccess;
-}
-
-cudaError_t simt_queue(const simt_kernel *kernel, const void *args, size_t nbytes,
-                       cudaStream_t stream)
-{
-    simt_call call;
-    if (call.rc == cudaSuccess && check_launch(*kernel) == cudaSuccess) {
-        simt_kernel k = *kernel;
-        std::vector<uint64_t> copy(nbytes / 8 + 4); // 16-byte aligned somewhere in it
-        auto bytes = std::make_shared<std::vector<uint64_t>>(std::move(copy));
-        void *at = (void *)(((uintptr_t)bytes->data() + 15) & ~(uintptr_t)15);
-        memcpy(at, args, nbytes);
-        simt_push(stream, [k, bytes, at]() -> cudaError_t {
-            n_launches++;
-            simt_run(k, at, simt_now.seed, n_launches);
-            return cudaSuccess;
-        });
-    }
-    return cudaGetLastError(); // as GDK_LAUNCH on a device: an error nobody asked for, too
 }
 
 // ---- the device ----
@@ -511,478 +269,6 @@ cudaError_t cudaRuntimeGetVersion(int *runtimeVersion)
     simt_call call(false);
     *runtimeVersion = VERSION;
     return call.rc;
-}
-
-cudaError_t cudaDeviceSynchronize(void)
-{
-    simt_call call;
-    cudaError_t rc = call.rc == cudaSuccess ? not_in_capture("cudaDeviceSynchronize") : call.rc;
-    return rc == cudaSuccess ? run_all() : rc;
-}
-
-// ---- memory ----
-
-cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
-{
-    simt_call call;
-    if (call.rc == cudaSuccess) {
-        *total = simt_now.memory;
-        *free = simt_now.memory > device_used ? simt_now.memory - device_used : 0;
-    }
-    return call.rc;
-}
-
-static size_t rounded(size_t nbytes)
-{
-    return (nbytes + GRAIN - 1) / GRAIN * GRAIN;
-}
-
-cudaError_t cudaMalloc(void **devPtr, size_t size)
-{
-    simt_call call;
-    cudaError_t rc = call.rc == cudaSuccess ? not_in_capture("cudaMalloc") : call.rc;
-    if (rc != cudaSuccess) {
-        return rc;
-    }
-    *devPtr = NULL;
-    if (size == 0) {
-        return cudaSuccess;
-    }
-    size_t left = simt_now.memory > device_used ? simt_now.memory - device_used : 0;
-    void *p = size <= left && rounded(size) <= left ? allocate(size) : NULL;
-    if (p == NULL) {
-        return failed(cudaErrorMemoryAllocation);
-    }
-    device_memory[(uintptr_t)p] = size;
-    device_used += rounded(size);
-    SIMT_POISON(p, size);
-    *devPtr = p;
-    return cudaSuccess;
-}
-
-cudaError_t cudaFree(void *devPtr)
-{
-    simt_call call;
-    if (devPtr == NULL) {
-        return call.rc;
-    }
-    cudaError_t rc = not_in_capture("cudaFree");
-    if (rc != cudaSuccess) {
-        return rc;
-    }
-    auto it = device_memory.find((uintptr_t)devPtr);
-    if (it == device_memory.end()) {
-        return wrong(cudaErrorInvalidValue, "cudaFree of what is no device memory");
-    }
-    rc = call.rc == cudaSuccess ? run_all() : call.rc;
-    device_used -= rounded(it->second);
-    SIMT_UNPOISON(devPtr, it->second);
-    device_memory.erase(it);
-    free(devPtr);
-    return rc;
-}
-
-cudaError_t cudaMallocHost(void **ptr, size_t size)
-{
-    simt_call call;
-    cudaError_t rc = call.rc == cudaSuccess ? not_in_capture("cudaMallocHost") : call.rc;
-    if (rc != cudaSuccess) {
-        return rc;
-    }
-    *ptr = size == 0 ? NULL : allocate(size);
-    if (*ptr != NULL) {
-        pinned_memory[(uintptr_t)*ptr] = size;
-    }
-    return *ptr != NULL || size == 0 ? cudaSuccess : failed(cudaErrorMemoryAllocation);
-}
-
-cudaError_t cudaFreeHost(void *ptr)
-{
-    simt_call call;
-    if (ptr == NULL) {
-        return call.rc;
-    }
-    cudaError_t rc = not_in_capture("cudaFreeHost");
-    if (rc != cudaSuccess) {
-        return rc;
-    }
-    auto it = pinned_memory.find((uintptr_t)ptr);
-    if (it == pinned_memory.end()) {
-        return wrong(cudaErrorInvalidValue, "cudaFreeHost of what is no pinned memory");
-    }
-    rc = call.rc == cudaSuccess ? run_all() : call.rc;
-    pinned_memory.erase(it);
-    free(ptr);
-    return rc;
-}
-
-// ---- copies ----
-
-namespace
-{
-struct plane {
-    unsigned char *dst;
-    const unsigned char *src;
-    size_t dpitch, spitch, width, height;
-    bool to_device, from_device;
-};
-
-size_t extent(size_t pitch, size_t width, size_t height)
-{
-    return pitch * (height - 1) + width;
-}
-
-// Where a copy goes and comes from has to be what its kind says, with all of its bytes.
-bool check_side(const char *call, const char *side, bool device, const void *p, size_t nbytes)
-{
-    const char *why = NULL;
-    if (device && !simt_is_device(p, nbytes)) {
-        why = find(device_memory, p) == device_memory.end() ? "is no device memory"
-                                                            : "runs over the end of device memory";
-    } else if (!device && overlaps_device(p, nbytes)) {
-        why = "is device memory";
-    } else if (!device && find(pinned_memory, p) != pinned_memory.end() &&
-               !inside(pinned_memory, p, nbytes)) {
-        why = "runs over the end of pinned memory";
-    }
-    if (why != NULL) {
-        fprintf(stderr, "simt: %s: the %s of %zu bytes %s\n", call, side, nbytes, why);
-    }
-    return why == NULL;
-}
-
-bool check_plane(const char *call, const plane &p)
-{
-    return check_side(call, "destination", p.to_device, p.dst,
-                      extent(p.dpitch, p.width, p.height)) &&
-           check_side(call, "source", p.from_device, p.src, extent(p.spitch, p.width, p.height));
-}
-
-cudaError_t copy_now(const char *call, const plane &p, const unsigned char *src)
-{
-    if (!check_plane(call, p)) { // freed since
-        return cudaErrorIllegalAddress;
-    }
-    for (size_t i = 0; i < p.height; i++) {
-        memmove(p.dst + i * p.dpitch, src + i * p.spitch, p.width);
-    }
-    return cudaSuccess;
-}
-
-cudaError_t copy(const char *call, plane p, cudaMemcpyKind kind, cudaStream_t stream)
-{
-    if ((int)kind < 0 || kind > cudaMemcpyDefault) {
-        return wrong(cudaErrorInvalidMemcpyDirection, "%s: kind %d", call, (int)kind);
-    }
-    if (p.width > p.dpitch || p.width > p.spitch) {
-        return wrong(cudaErrorInvalidPitchValue, "%s: %zu bytes wide, pitches %zu and %zu", call,
-                     p.width, p.dpitch, p.spitch);
-    }
-    if (p.width == 0 || p.height == 0) {
-        return cudaSuccess;
-    }
-    p.to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice ||
-                  (kind == cudaMemcpyDefault && overlaps_device(p.dst, 1));
-    p.from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice ||
-                    (kind == cudaMemcpyDefault && overlaps_device(p.src, 1));
-    if (!check_plane(call, p)) {
-        return failed(cudaErrorInvalidValue);
-    }
-    cudaStream_t s = stream_of(stream);
-    bool pinned = find(pinned_memory, p.src) != pinned_memory.end();
-    if (s == NULL || s->capture != NULL || p.from_device || pinned) {
-        return simt_push(stream, [call, p] { return copy_now(call, p, p.src); });
-    }
-    // In pieces of the source's pitch, without what lies between the rows: it need not be ours.
-    auto taken = std::make_shared<std::vector<unsigned char>>(extent(p.spitch, p.width, p.height));
-    for (size_t i = 0; i < p.height; i++) {
-        memcpy(taken->data() + i * p.spitch, p.src + i * p.spitch, p.width);
-    }
-    return simt_push(stream, [call, p, taken]() -> cudaError_t {
-        plane q = p;
-        q.src = taken->data();
-        return copy_now(call, q, q.src);
-    });
-}
-} // namespace
-
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind,
-                            cudaStream_t stream)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    plane p = {
-        (unsigned char *)dst, (const unsigned char *)src, count, count, count, 1, false, false};
-    return copy("cudaMemcpyAsync", p, kind, stream);
-}
-
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch,
-                              size_t width, size_t height, enum cudaMemcpyKind kind,
-                              cudaStream_t stream)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    plane p = {(unsigned char *)dst,
-               (const unsigned char *)src,
-               dpitch,
-               spitch,
-               width,
-               height,
-               false,
-               false};
-    return copy("cudaMemcpy2DAsync", p, kind, stream);
-}
-
-cudaError_t cudaMemsetAsync(void *devPtr, int value, size_t count, cudaStream_t stream)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess || count == 0) {
-        return call.rc;
-    }
-    if (!check_side("cudaMemsetAsync", "destination", true, devPtr, count)) {
-        return failed(cudaErrorInvalidValue);
-    }
-    return simt_push(stream, [devPtr, value, count]() -> cudaError_t {
-        if (!check_side("cudaMemsetAsync", "destination", true, devPtr, count)) {
-            return cudaErrorIllegalAddress;
-        }
-        memset(devPtr, value, count);
-        return cudaSuccess;
-    });
-}
-
-// ---- streams and graphs ----
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *pStream, unsigned int flags)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    if (flags > cudaStreamNonBlocking) {
-        return wrong(cudaErrorInvalidValue, "cudaStreamCreateWithFlags: flags %u", flags);
-    }
-    *pStream = new CUstream_st();
-    streams.insert(*pStream);
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream)
-{
-    simt_call call;
-    if (streams.count(stream) == 0) {
-        return wrong(cudaErrorInvalidResourceHandle, "cudaStreamDestroy of no stream");
-    }
-    cudaError_t rc = call.rc == cudaSuccess ? run_stream(stream) : call.rc;
-    streams.erase(stream);
-    delete stream->capture;
-    delete stream;
-    return rc;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    cudaStream_t s = stream_of(stream);
-    if (s == NULL) {
-        return wrong(cudaErrorInvalidResourceHandle, "cudaStreamSynchronize of no stream");
-    }
-    cudaError_t rc = not_captured(s, "cudaStreamSynchronize");
-    return rc == cudaSuccess ? run_stream(s) : rc;
-}
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    if (stream == NULL) {
-        return wrong(cudaErrorStreamCaptureUnsupported, "capture of the default stream");
-    }
-    if (streams.count(stream) == 0) {
-        return wrong(cudaErrorInvalidResourceHandle, "capture of no stream");
-    }
-    if (stream->capture != NULL) {
-        return wrong(cudaErrorIllegalState, "the stream is captured already");
-    }
-    stream->capture = new CUgraph_st();
-    stream->invalidated = false;
-    stream->mode = mode;
-    stream->capturer = std::this_thread::get_id();
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *pGraph)
-{
-    simt_call call;
-    if (streams.count(stream) == 0 || stream->capture == NULL) {
-        return call.rc != cudaSuccess ? call.rc
-                                      : wrong(cudaErrorIllegalState, "the stream is not captured");
-    }
-    if (stream->mode != cudaStreamCaptureModeRelaxed &&
-        stream->capturer != std::this_thread::get_id()) {
-        return wrong(cudaErrorStreamCaptureWrongThread, "the capture ends in another thread");
-    }
-    CUgraph_st *graph = stream->capture;
-    stream->capture = NULL;
-    *pGraph = NULL;
-    if (call.rc != cudaSuccess || stream->invalidated) {
-        delete graph;
-        return call.rc != cudaSuccess ? call.rc : failed(cudaErrorStreamCaptureInvalidated);
-    }
-    graphs.insert(graph);
-    *pGraph = graph;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *pGraphExec, cudaGraph_t graph,
-                                 unsigned long long flags)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    if (graphs.count(graph) == 0 || flags != 0) {
-        return wrong(cudaErrorInvalidValue, "cudaGraphInstantiate: no graph, or flags");
-    }
-    *pGraphExec = new CUgraphExec_st();
-    (*pGraphExec)->nodes = std::make_shared<std::vector<simt_work>>(graph->nodes);
-    execs.insert(*pGraphExec);
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t graphExec, cudaStream_t stream)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    if (execs.count(graphExec) == 0) {
-        return wrong(cudaErrorInvalidValue, "cudaGraphLaunch of no graph");
-    }
-    n_graph_launches++;
-    auto nodes = graphExec->nodes;
-    return simt_push(stream, [nodes]() -> cudaError_t {
-        cudaError_t rc = cudaSuccess;
-        for (size_t i = 0; i < nodes->size() && rc == cudaSuccess; i++) {
-            rc = (*nodes)[i]();
-        }
-        return rc;
-    });
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graphExec)
-{
-    simt_call call;
-    if (execs.erase(graphExec) == 0) {
-        return wrong(cudaErrorInvalidValue, "cudaGraphExecDestroy of no graph");
-    }
-    delete graphExec;
-    return call.rc;
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph)
-{
-    simt_call call;
-    if (graphs.erase(graph) == 0) {
-        return wrong(cudaErrorInvalidValue, "cudaGraphDestroy of no graph");
-    }
-    delete graph;
-    return call.rc;
-}
-
-// ---- events ----
-
-cudaError_t cudaEventCreate(cudaEvent_t *event)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    *event = new CUevent_st();
-    (*event)->state = std::make_shared<event_state>();
-    events.insert(*event);
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    simt_call call;
-    if (events.erase(event) == 0) {
-        return wrong(cudaErrorInvalidResourceHandle, "cudaEventDestroy of no event");
-    }
-    delete event;
-    return call.rc;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    cudaStream_t s = stream_of(stream);
-    if (events.count(event) == 0 || s == NULL) {
-        return wrong(cudaErrorInvalidResourceHandle, "cudaEventRecord: no event or no stream");
-    }
-    auto state = std::make_shared<event_state>();
-    event->state = state;
-    state->recorded = true;
-    state->captured = s->capture != NULL;
-    state->stream = s;
-    return simt_push(stream, [state]() -> cudaError_t {
-        state->done = true;
-        state->at_ms = now_ms();
-        return cudaSuccess;
-    });
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    if (events.count(event) == 0) {
-        return wrong(cudaErrorInvalidResourceHandle, "cudaEventSynchronize of no event");
-    }
-    auto state = event->state;
-    if (state->captured) {
-        if (stream_of(state->stream) != NULL && state->stream->capture != NULL) {
-            state->stream->invalidated = true;
-        }
-        return wrong(cudaErrorCapturedEvent, "cudaEventSynchronize: the event is part of a graph");
-    }
-    if (!state->recorded || state->done || stream_of(state->stream) == NULL) {
-        return cudaSuccess;
-    }
-    return run_stream(state->stream, state.get());
-}
-
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end)
-{
-    simt_call call;
-    if (call.rc != cudaSuccess) {
-        return call.rc;
-    }
-    if (events.count(start) == 0 || events.count(end) == 0 || !start->state->recorded ||
-        !end->state->recorded) {
-        return wrong(cudaErrorInvalidResourceHandle,
-                     "cudaEventElapsedTime: an event is not recorded");
-    }
-    if (!start->state->done || !end->state->done) {
-        return failed(cudaErrorNotReady);
-    }
-    *ms = (float)(end->state->at_ms - start->state->at_ms);
-    return cudaSuccess;
 }
 
 // ---- errors ----

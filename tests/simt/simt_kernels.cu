@@ -227,6 +227,9 @@ __global__ void copy_kernel(uint32_t *global, uint32_t *out, simt_copy_fault fau
 {
     uint32_t t = threadIdx.x;
     unsigned char *mine = gdk_shared() + t * 64;
+    for (uint32_t i = 0; i < 8; i++) {
+        words()[t * 16 + i] = 5; /* what is there before nobody can rely on */
+    }
     gdk_copy_async16(mine, global + t * 4, true);
     if (fault != SIMT_COPY_NO_COMMIT) {
         gdk_copy_async_commit();

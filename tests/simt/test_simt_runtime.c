@@ -94,31 +94,6 @@ static void test_streams_are_apart(void **state)
     OK(cudaFree(p));
 }
 
-static void test_copies_in_two_dimensions(void **state)
-{
-    (void)state;
-    unsigned char host[5][7], got[5][7];
-    for (uint32_t i = 0; i < 35; i++) {
-        host[i / 7][i % 7] = (unsigned char)i;
-    }
-    unsigned char *p = device(4 * 16 + 3); /* the last row without its padding */
-    OK(cudaMemcpy2DAsync(p, 16, host[1], 7, 3, 4, cudaMemcpyHostToDevice, stream));
-    memset(got, 0xee, sizeof got);
-    OK(cudaMemcpy2DAsync(got, 7, p, 16, 3, 4, cudaMemcpyDeviceToHost, stream));
-    OK(cudaStreamSynchronize(stream));
-    for (uint32_t i = 0; i < 35; i++) {
-        assert_int_equal(got[i / 7][i % 7], i / 7 < 4 && i % 7 < 3 ? host[i / 7 + 1][i % 7] : 0xee);
-    }
-    FAILS(cudaErrorInvalidPitchValue,
-          cudaMemcpy2DAsync(p, 2, host, 7, 3, 4, cudaMemcpyHostToDevice, stream));
-    FAILS(cudaErrorInvalidPitchValue,
-          cudaMemcpy2DAsync(p, 16, host, 2, 3, 4, cudaMemcpyHostToDevice, stream));
-    FAILS(cudaErrorInvalidValue,
-          cudaMemcpy2DAsync(p, 16, host, 7, 4, 5, cudaMemcpyHostToDevice, stream));
-    OK(cudaMemcpy2DAsync(p, 16, host, 7, 3, 0, cudaMemcpyHostToDevice, stream));
-    OK(cudaFree(p));
-}
-
 static void test_pointers_are_checked(void **state)
 {
     (void)state;
@@ -548,7 +523,6 @@ int main(void)
         TEST(test_work_waits_for_a_sync),
         TEST(test_sources_are_read_when_they_are),
         TEST(test_streams_are_apart),
-        TEST(test_copies_in_two_dimensions),
         TEST(test_pointers_are_checked),
         TEST(test_device_memory_is_the_devices),
         TEST(test_memory_has_an_end),
