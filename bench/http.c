@@ -1,12 +1,14 @@
-/* http.c - a closed loop over HTTP against a running server, and what HTTP costs.
+/* http.c - load over HTTP against a running server, and what HTTP costs.
  *
  *     bench_http --port P --body FILE.jsonl [--host A.B.C.D] [--path /v1/guard] [--key KEY]
- *         [--connections N] [--requests N] [--json] [--commit HASH]
+ *         [--connections N] [--requests N] [--rate R] [--json] [--commit HASH]
  *
  * N kept-alive connections, one thread each, send the lines of the file one after another, from the
  * start again when it ends; each takes the next line when it has its answer, so that calls of one
  * session that stand far enough apart in the file are asked in order. A server that is to compute
- * each verdict needs as many different lines as requests, and --verdict-cache 0.
+ * each verdict needs as many different lines as requests, and --verdict-cache 0. With --rate requests
+ * come at that many a second on average, at random (Poisson, seeded), whatever the answers do: times
+ * then count from when a request was due, not from when a connection was free for it.
  *
  * Of every verdict: total time as seen here, and by the server's own headers its queue and inference
  * time; the rest is HTTP, JSON, rendering, tokenising and the way there and back. Refusals (429,
@@ -17,6 +19,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -25,6 +28,7 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONNECTIONS_MAX 256u
@@ -50,7 +54,10 @@ struct bench {
     uint32_t n_connections, n_requests;
     struct gd_str *lines;
     uint32_t n_lines;
-    struct sample *samples; /* [n_requests] */
+    uint32_t rate; /* requests a second; 0: as soon as a connection is free */
+    double *due;   /* [n_requests] ms, with a rate */
+    char device[64], device_name[128], dtype[16]; /* of the server, by its /info */
+    struct sample *samples;                       /* [n_requests] */
     _Atomic uint32_t next;
 };
 
@@ -203,20 +210,36 @@ static void read_answer(const struct line *l, double total_ms, struct sample *s)
     gd_arena_free(&arena);
 }
 
-static void ask(struct line *l, const struct bench *b, struct gd_str body, struct sample *s)
+static void sleep_until(double ms)
+{
+    double left = ms - bench_now_ms();
+    if (left > 0) {
+        struct timespec t = {.tv_sec = (time_t)(left / 1e3),
+                             .tv_nsec = (long)(fmod(left, 1e3) * 1e6)};
+        nanosleep(&t, NULL);
+    }
+}
+
+/* due: when the request was to be sent; 0: now. A connection that the server closed while it was idle
+ * is opened again, once. */
+static void ask(struct line *l, const struct bench *b, struct gd_str body, double due,
+                struct sample *s)
 {
     char value[64];
-    int status = 0;
-    if (l->fd < 0 && line_connect(l, b) != GD_OK) {
-        line_close(l);
-        return;
+    int status = 0, rc = GD_EIO;
+    sleep_until(due);
+    double begin = due > 0 ? due : bench_now_ms();
+    for (bool kept = l->fd >= 0, again = true; rc != GD_OK && again; kept = false) {
+        again = kept;
+        rc = l->fd >= 0 ? GD_OK : line_connect(l, b);
+        rc = rc != GD_OK ? rc : line_send(l, b, body);
+        rc = rc != GD_OK ? rc : line_receive(l, &status);
+        if (rc != GD_OK) {
+            line_close(l);
+        }
     }
-    double begin = bench_now_ms();
-    int rc = line_send(l, b, body);
-    rc = rc != GD_OK ? rc : line_receive(l, &status);
     double total = bench_now_ms() - begin;
     if (rc != GD_OK) {
-        line_close(l);
         return;
     }
     s->status = status;
@@ -234,11 +257,43 @@ static void *connection_main(void *ctx)
     struct bench *b = ctx;
     struct line l = {.fd = -1, .data = malloc(ANSWER_MAX + 1)};
     for (uint32_t i; l.data != NULL && (i = atomic_fetch_add(&b->next, 1)) < b->n_requests;) {
-        ask(&l, b, b->lines[i % b->n_lines], &b->samples[i]);
+        ask(&l, b, b->lines[i % b->n_lines], b->due != NULL ? b->due[i] : 0, &b->samples[i]);
     }
     line_close(&l);
     free(l.data);
     return NULL;
+}
+
+static void copy_text(const struct gd_json *object, const char *key, char *out, size_t size)
+{
+    const struct gd_json *v = gd_json_get(object, key);
+    if (gd_json_is(v, GD_JSON_STRING)) {
+        snprintf(out, size, "%.*s", (int)v->str.len, v->str.ptr);
+    }
+}
+
+/* What the server computes on; left empty where it does not say. */
+static void ask_device(struct bench *b)
+{
+    static const char request[] = "GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    struct line l = {.fd = -1, .data = malloc(ANSWER_MAX + 1)};
+    struct gd_arena arena;
+    const struct gd_json *root = NULL;
+    int status = 0;
+    gd_arena_init(&arena, GD_FILE_ARENA_BYTES);
+    if (l.data != NULL && line_connect(&l, b) == GD_OK &&
+        send(l.fd, request, sizeof request - 1, MSG_NOSIGNAL) == (ssize_t)sizeof request - 1 &&
+        line_receive(&l, &status) == GD_OK && status == 200 &&
+        gd_json_parse(&arena, (struct gd_str){l.data + l.head, l.len - l.head},
+                      &GD_JSON_REQUEST_LIMITS, &root, NULL) == GD_OK) {
+        const struct gd_json *backend = gd_json_get(root, "backend");
+        copy_text(backend, "device", b->device, sizeof b->device);
+        copy_text(backend, "device_name", b->device_name, sizeof b->device_name);
+        copy_text(backend, "gemm_dtype", b->dtype, sizeof b->dtype);
+    }
+    gd_arena_free(&arena);
+    line_close(&l);
+    free(l.data);
 }
 
 /* ---- telling ---- */
@@ -316,7 +371,13 @@ static void print_json(const struct bench *b, const struct summary *s)
     gd_jw_put_str(&w, "bench", "http");
     gd_jw_put_str(&w, "commit", b->commit);
     gd_jw_put_str(&w, "body", b->body);
+    gd_jw_put_str(&w, "device", b->device);
+    gd_jw_put_str(&w, "device_name", b->device_name);
+    gd_jw_put_str(&w, "gemm_dtype", b->dtype);
     gd_jw_put_i64(&w, "connections", b->n_connections);
+    if (b->rate > 0) {
+        gd_jw_put_i64(&w, "rate", b->rate);
+    }
     gd_jw_put_i64(&w, "requests", b->n_requests);
     gd_jw_put_i64(&w, "verdicts", s->verdicts);
     gd_jw_put_i64(&w, "refused", s->refused);
@@ -364,12 +425,28 @@ static int read_lines(struct bench *b, const char *path, struct gd_err *err)
     return b->n_lines > 0 ? GD_OK : gd_err_set(err, GD_EIO, "%s: no lines", path);
 }
 
+/* Times between arrivals are exponential. */
+static bool plan_arrivals(struct bench *b)
+{
+    struct bench_rng r = {1};
+    double at = bench_now_ms() + 50; /* all connections are there by then */
+    b->due = calloc(b->n_requests, sizeof *b->due);
+    for (uint32_t i = 0; i < b->n_requests && b->due != NULL; i++) {
+        at -= log(((double)(bench_rng_next(&r) >> 11) + 1) * 0x1p-53) * 1e3 / b->rate;
+        b->due[i] = at;
+    }
+    return b->due != NULL;
+}
+
 static int run(struct bench *b, struct summary *s, struct gd_err *err)
 {
     pthread_t threads[CONNECTIONS_MAX];
     uint32_t started = 0;
     b->samples = calloc(b->n_requests, sizeof *b->samples);
     if (b->samples == NULL) {
+        return gd_err_set(err, GD_ENOMEM, "no memory");
+    }
+    if (b->rate > 0 && !plan_arrivals(b)) {
         return gd_err_set(err, GD_ENOMEM, "no memory");
     }
     double begin = bench_now_ms();
@@ -390,14 +467,19 @@ static int run(struct bench *b, struct summary *s, struct gd_err *err)
 /* False: wrong usage. */
 static bool parse(int argc, char **argv, struct bench *b, const char **body)
 {
-    static const struct option longs[] = {
-        {"port", required_argument, NULL, 'p'},     {"host", required_argument, NULL, 'h'},
-        {"body", required_argument, NULL, 'b'},     {"path", required_argument, NULL, 'u'},
-        {"key", required_argument, NULL, 'k'},      {"connections", required_argument, NULL, 'c'},
-        {"requests", required_argument, NULL, 'n'}, {"json", no_argument, NULL, 'j'},
-        {"commit", required_argument, NULL, 'v'},   {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"port", required_argument, NULL, 'p'},
+                                          {"host", required_argument, NULL, 'h'},
+                                          {"body", required_argument, NULL, 'b'},
+                                          {"path", required_argument, NULL, 'u'},
+                                          {"key", required_argument, NULL, 'k'},
+                                          {"connections", required_argument, NULL, 'c'},
+                                          {"requests", required_argument, NULL, 'n'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"commit", required_argument, NULL, 'v'},
+                                          {"rate", required_argument, NULL, 'r'},
+                                          {NULL, 0, NULL, 0}};
     const char *host = "127.0.0.1";
-    uint64_t port = 0, connections = 1, requests = 0;
+    uint64_t port = 0, connections = 1, requests = 0, rate = 0;
     bool ok = true;
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1 && ok;) {
         switch (c) {
@@ -409,6 +491,9 @@ static bool parse(int argc, char **argv, struct bench *b, const char **body)
             break;
         case 'n':
             ok = bench_number(optarg, REQUESTS_MAX, &requests);
+            break;
+        case 'r':
+            ok = bench_number(optarg, 1000000, &rate) && rate > 0;
             break;
         case 'h':
             host = optarg;
@@ -435,6 +520,7 @@ static bool parse(int argc, char **argv, struct bench *b, const char **body)
     b->to = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     b->n_connections = (uint32_t)connections;
     b->n_requests = (uint32_t)requests;
+    b->rate = (uint32_t)rate;
     return ok && optind == argc && port > 0 && *body != NULL &&
            inet_pton(AF_INET, host, &b->to.sin_addr) == 1;
 }
@@ -449,8 +535,8 @@ int main(int argc, char **argv)
         fprintf(
             stderr,
             "usage: %s --port P --body FILE.jsonl [--host A.B.C.D] [--path /v1/guard] [--key KEY]\n"
-            "    [--connections N] [--requests N; else one for each line] [--json]\n"
-            "    [--commit HASH]\n",
+            "    [--connections N] [--requests N; else one for each line] [--rate R a second]\n"
+            "    [--json] [--commit HASH]\n",
             argv[0]);
         return 2;
     }
@@ -458,6 +544,9 @@ int main(int argc, char **argv)
     b.body = slash != NULL ? slash + 1 : body;
     int rc = read_lines(&b, body, &err);
     b.n_requests = b.n_requests > 0 ? b.n_requests : b.n_lines;
+    if (rc == GD_OK) {
+        ask_device(&b);
+    }
     rc = rc != GD_OK ? rc : run(&b, &s, &err);
     if (rc == GD_OK && b.json) {
         print_json(&b, &s);
@@ -476,5 +565,6 @@ int main(int argc, char **argv)
     }
     free(b.lines);
     free(b.samples);
+    free(b.due);
     return rc == GD_OK && s.failed == 0 ? 0 : 1;
 }

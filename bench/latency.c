@@ -1,6 +1,7 @@
 /* latency.c - how long one verdict takes inside the engine, and on what the time goes.
  *
- *     bench_latency [--json] [--commit HASH] MODEL_DIR [THREADS [RUNS [TOKENS ...]]]
+ *     bench_latency [--device D] [--dtype T] [--json] [--commit HASH] [--peak-tflops X]
+ *         MODEL_DIR [THREADS [RUNS [TOKENS ...]]]
  *
  * Default: all CPUs, 50 runs, 20 100 300 1000 tokens. For each number of new tokens: median and 99th
  * percentile of gd_engine_score by one caller, (cold) with nothing in the cache that it could use,
@@ -9,8 +10,9 @@
  *
  * The share of each operation is of the wall time, measured in runs of their own by an operation
  * table that reads the clock; "outside" is everything else from the call to its return. "of ceiling"
- * is the useful work of the matrix products by what one large product reaches on the same threads
- * in the same run. Verdict cache off. Random token ids: speed does not depend on them. */
+ * is the useful work of the matrix products by what one large product reaches on the same threads,
+ * or device, in the same run; mfu by the data sheet's rate. On a GPU "step" is the wait for it.
+ * Verdict cache off. Random token ids: speed does not depend on them. */
 #include "common.h"
 
 #include <getopt.h>
@@ -28,7 +30,7 @@ struct bench {
     const char *commit;
     bool json;
     uint32_t runs;
-    double peak;
+    double peak, tflops; /* measured, of the data sheet; 0: not known */
     int32_t *tokens; /* [context_max]: the prefix and what follows it, or a prompt without prefix */
     int32_t prefix[PREFIX];
     uint32_t vocab;
@@ -89,12 +91,19 @@ static int many(struct bench *b, uint32_t n_new, uint32_t n_prefix, double *ms, 
     return rc;
 }
 
+/* A GPU that the engine has filled has no ceiling; the figures have. */
+static int raise_peak(struct bench *b, struct gd_err *err)
+{
+    int rc = bench_peak(gd_engine_backend(b->e), &b->peak, err);
+    return rc == GD_ENOMEM && bench_on_gpu(gd_engine_backend(b->e)) ? GD_OK : rc;
+}
+
 static int measure(struct bench *b, uint32_t n_new, uint32_t n_prefix, struct figures *f,
                    struct gd_err *err)
 {
     static double ms[RUNS_MAX];
     double ignored;
-    int rc = bench_peak(gd_engine_backend(b->e)->n_threads, &b->peak, err);
+    int rc = raise_peak(b, err);
     for (uint32_t i = 0; i < WARM_UP && rc == GD_OK; i++) {
         rc = one_verdict(b, n_new, n_prefix, &ms[0], &ignored, err);
     }
@@ -131,7 +140,7 @@ static void print_text(const struct bench *b, uint32_t n_new, uint32_t n_prefix,
     printf("%4u new tokens, %3u cached: min %.2f p50 %.2f p99 %.2f ms, %.0f tokens/s, %.2f CPU ms, "
            "%.0f GFLOP/s of products = %.0f %% of ceiling\n ",
            n_new, n_prefix, f->min, f->p50, f->p99, 1e3 * n_new / f->p50, f->cpu_ms, gflops,
-           100 * gflops / b->peak);
+           b->peak > 0 ? 100 * gflops / b->peak : 0);
     for (enum bench_op op = 0; op < BENCH_OPS; op++) {
         printf(" %s %.1f %%", bench_op_name(op), 100 * f->times.op_ms[op] / wall);
     }
@@ -156,9 +165,7 @@ static void print_json(const struct bench *b, uint32_t n_new, uint32_t n_prefix,
     bench_json_put(&w, "p99_ms", f->p99);
     bench_json_put(&w, "cpu_ms", f->cpu_ms);
     bench_json_put(&w, "new_tokens_per_s", 1e3 * n_new / f->p50);
-    bench_json_put(&w, "gflops", gflops);
-    bench_json_put(&w, "gflops_ceiling", b->peak);
-    bench_json_put(&w, "of_ceiling", gflops / b->peak);
+    bench_json_products(&w, gflops, b->peak, b->tflops);
     gd_jw_key(&w, "share");
     gd_jw_object(&w);
     for (enum bench_op op = 0; op < BENCH_OPS; op++) {
@@ -221,12 +228,16 @@ static int run(struct bench *b, const struct gd_engine_options *opt, const uint3
     if (rc == GD_OK && !b->json) {
         const struct gd_backend *be = gd_engine_backend(b->e);
         const struct gd_model *m = gd_engine_model(b->e);
-        printf("%s %s, %u threads; d=%u, %u layers, ffn %u, %.1f M parameters; %u runs\n", be->isa,
-               be->gemm_dtype, be->n_threads, m->config.dim, m->config.n_layers, m->config.ffn_dim,
-               (double)m->n_params / 1e6, b->runs);
+        printf("%s %s %s %s, %u threads; d=%u, %u layers, ffn %u, %.1f M parameters; %u runs\n",
+               be->device, be->name, be->isa, be->gemm_dtype, be->n_threads, m->config.dim,
+               m->config.n_layers, m->config.ffn_dim, (double)m->n_params / 1e6, b->runs);
     }
     for (int i = 0; i < PEAKS && rc == GD_OK; i++) {
-        rc = bench_peak(gd_engine_backend(b->e)->n_threads, &b->peak, err);
+        rc = raise_peak(b, err);
+    }
+    if (rc == GD_OK && b->tflops <= 0) {
+        const struct gd_backend *be = gd_engine_backend(b->e);
+        b->tflops = bench_datasheet_tflops(be->name, strcmp(be->gemm_dtype, "fp8") == 0);
     }
     for (int i = 0; i < n_lengths && rc == GD_OK; i++) {
         rc = one_length(b, lengths[i], err);
@@ -247,15 +258,21 @@ static bool parse(int argc, char **argv, struct bench *b, struct gd_engine_optio
 {
     static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
                                           {"commit", required_argument, NULL, 'c'},
+                                          {"device", required_argument, NULL, 'D'},
+                                          {"dtype", required_argument, NULL, 'T'},
+                                          {"peak-tflops", required_argument, NULL, 'P'},
                                           {NULL, 0, NULL, 0}};
-    uint64_t threads = 0, runs = 50, n = 0;
+    uint64_t threads = 0, runs = 50, n = 0, tflops = 0;
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
-        if (c == '?') {
+        if (c == '?' || (c == 'P' && !bench_number(optarg, 1000000, &tflops))) {
             return false;
         }
         b->json |= c == 'j';
         b->commit = c == 'c' ? optarg : b->commit;
+        opt->device = c == 'D' ? optarg : opt->device;
+        opt->dtype = c == 'T' ? optarg : opt->dtype;
     }
+    b->tflops = (double)tflops;
     char **rest = argv + optind;
     int n_rest = argc - optind;
     bool ok = n_rest >= 1 && n_rest <= 3 + LENGTHS_MAX;
@@ -281,7 +298,9 @@ int main(int argc, char **argv)
     int n_lengths = 4;
     if (!parse(argc, argv, &b, &opt, lengths, &n_lengths)) {
         fprintf(stderr,
-                "usage: %s [--json] [--commit HASH] MODEL_DIR [THREADS [RUNS [TOKENS ...]]]\n",
+                "usage: %s [--device auto|cpu|cuda:N] [--dtype auto|bf16|fp8] [--json] [--commit "
+                "HASH]\n"
+                "    [--peak-tflops X] MODEL_DIR [THREADS [RUNS [TOKENS ...]]]\n",
                 argv[0]);
         return 2;
     }

@@ -1,24 +1,28 @@
 /* offline.c - how many verdicts a second when there is always work: a seeded trace goes through the
  * engine's queue, with as many prompts in it at any time as the queue takes.
  *
- *     bench_offline MODEL_DIR [--threads N] [--requests N] [--seed S] [--trace NAME|all]
- *         [--step-tokens N] [--kv-mib N] [--no-prefix-cache] [--repeat N] [--dump FILE] [--json]
- *         [--commit HASH]
+ *     bench_offline MODEL_DIR [--device D] [--dtype T] [--threads N] [--requests N] [--seed S]
+ *         [--trace NAME,...|all] [--max-batch-tokens N] [--kv-mib N] [--no-prefix-cache]
+ *         [--repeat N] [--dump FILE] [--json] [--commit HASH] [--peak-tflops X]
  *
  * trace.h has the traces. New tokens are those that were computed, logical tokens those of the
  * prompts. "ceiling" is the useful work of the matrix products by what one large product reaches on
- * the same threads in the same run; "+attn" counts the useful work of attention too. The shares are
- * of the wall time: operations, the step outside operations, the worker between steps (sched), and
- * the rest of that time (idle: it waits, or others have its processor). Prompts are waited for in
- * order, 400 at most at a time.
+ * the same threads or device in the same run; "+attn" counts the useful work of attention too; mfu is
+ * the useful work of the products by the data sheet's rate (--peak-tflops where it is not known). The
+ * shares are of the wall time: operations, the step outside operations, the worker between steps
+ * (sched), and the rest of that time (idle: it waits, or others have its processor). On a GPU the
+ * operation "step" is the wait for it. Prompts are waited for in order, 400 at most at a time.
  *
  * With --repeat each trace runs with that many seeds in a row; the figures are those of the run
- * with the median rate, and its range is told. Verdict cache off. The exit status is 1 when tokens
- * do not add up or equal prompts got different logits. */
+ * with the median rate, and its range is told. --dump writes the first of them, for bench/peers: to
+ * a file, or for several traces to <trace>.jsonl in a directory. Verdict cache off. The exit status
+ * is 1 when tokens do not add up or equal prompts got different logits. */
 #include "trace.h"
 
 #include <getopt.h>
+#include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define WINDOW 400u
 #define REPEAT_MAX 100u
@@ -29,11 +33,11 @@ struct options {
     struct gd_engine_options engine;
     const char *trace, *dump, *commit;
     uint32_t requests, repeat;
-    uint64_t seed;
+    uint64_t seed, tflops; /* of the data sheet; 0: by the device's name */
     bool json;
 };
 
-static double peak; /* GFLOP/s, the best of this process */
+static double peak; /* GFLOP/s, the best of this process; 0: not measured */
 
 struct run {
     struct gd_engine *e;
@@ -126,10 +130,17 @@ static int check(const struct trace *t, const struct result *res,
     return GD_OK;
 }
 
+/* A GPU that the engine has filled has no ceiling; the figures have. */
+static int raise_peak(struct gd_engine *e, struct gd_err *err)
+{
+    int rc = bench_peak(gd_engine_backend(e), &peak, err);
+    return rc == GD_ENOMEM && bench_on_gpu(gd_engine_backend(e)) ? GD_OK : rc;
+}
+
 static int measure(struct gd_engine *e, struct trace *t, struct result *res, struct gd_err *err)
 {
     struct gd_engine_stats before, after;
-    int rc = bench_peak(gd_engine_backend(e)->n_threads, &peak, err);
+    int rc = raise_peak(e, err);
     if (rc != GD_OK) {
         return rc;
     }
@@ -162,6 +173,13 @@ static double gflop_of(const struct gd_engine *e, const struct trace *t, const s
     return bench_gflop(&gd_engine_model(e)->config, res->computed, t->n);
 }
 
+static double tflops_of(const struct gd_engine *e, const struct options *opt)
+{
+    const struct gd_backend *be = gd_engine_backend(e);
+    return opt->tflops > 0 ? (double)opt->tflops
+                           : bench_datasheet_tflops(be->name, strcmp(be->gemm_dtype, "fp8") == 0);
+}
+
 static void print_table_head(void)
 {
     printf("%-8s %8s %9s %17s %9s %9s %6s %6s %9s %7s %8s %6s | %5s %5s %5s %5s %5s %5s\n", "trace",
@@ -174,6 +192,7 @@ static void print_row(const struct gd_engine *e, const struct trace *t, const st
 {
     const struct bench_times *x = &res->times;
     double wall = res->wall_ms, s = wall / 1e3, ops = bench_ops_ms(x);
+    double ceiling = peak > 0 ? peak : HUGE_VAL;
     char range[40];
     snprintf(range, sizeof range, "%.0f-%.0f", rates[0], rates[n - 1]);
     printf(
@@ -181,8 +200,8 @@ static void print_row(const struct gd_engine *e, const struct trace *t, const st
         "%4.1f%% %4.1f%% %4.1f%% %4.1f%%\n",
         t->name, t->n, res->rate, range, (double)t->n_tokens / s, t->n / s,
         (double)x->tokens / (double)x->steps, (double)res->cached / (double)t->n_tokens,
-        1 - (double)t->n_fresh / (double)t->n_tokens, s, 100 * gflop_of(e, t, res) / s / peak,
-        100 * (gflop_of(e, t, res) + res->attention_gflop) / s / peak,
+        1 - (double)t->n_fresh / (double)t->n_tokens, s, 100 * gflop_of(e, t, res) / s / ceiling,
+        100 * (gflop_of(e, t, res) + res->attention_gflop) / s / ceiling,
         100 * x->op_ms[BENCH_GEMM] / wall, 100 * x->op_ms[BENCH_ATTENTION] / wall,
         100 * (ops - x->op_ms[BENCH_GEMM] - x->op_ms[BENCH_ATTENTION]) / wall,
         100 * (x->step_ms - ops) / wall, 100 * x->schedule_ms / wall,
@@ -226,13 +245,15 @@ static void print_json(const struct gd_engine *e, const struct options *opt, con
     bench_json_put(&w, "step_seqs_mean", (double)x->seqs / (double)x->steps);
     bench_json_put(&w, "hit_ratio", (double)res->cached / (double)t->n_tokens);
     bench_json_put(&w, "hit_ratio_possible", 1 - (double)t->n_fresh / (double)t->n_tokens);
-    bench_json_put(&w, "gflops", gflop / s);
-    bench_json_put(&w, "gflops_in_gemm", 1e3 * gflop / x->op_ms[BENCH_GEMM]);
-    bench_json_put(&w, "gflops_in_attention",
-                   1e3 * res->attention_gflop / x->op_ms[BENCH_ATTENTION]);
-    bench_json_put(&w, "gflops_ceiling", peak);
-    bench_json_put(&w, "of_ceiling", gflop / s / peak);
-    bench_json_put(&w, "of_ceiling_with_attention", (gflop + res->attention_gflop) / s / peak);
+    bench_json_products(&w, gflop / s, peak, tflops_of(e, opt));
+    if (peak > 0) {
+        bench_json_put(&w, "of_ceiling_with_attention", (gflop + res->attention_gflop) / s / peak);
+    }
+    if (!bench_on_gpu(gd_engine_backend(e))) {
+        bench_json_put(&w, "gflops_in_gemm", 1e3 * gflop / x->op_ms[BENCH_GEMM]);
+        bench_json_put(&w, "gflops_in_attention",
+                       1e3 * res->attention_gflop / x->op_ms[BENCH_ATTENTION]);
+    }
     bench_json_shares(&w, x, res->wall_ms);
     bench_json_print(&w);
     gd_buf_free(&out);
@@ -254,6 +275,18 @@ static uint32_t median_of(const struct result *results, uint32_t n, double *rate
     return at;
 }
 
+/* To a file, or to <trace>.jsonl in a directory. */
+static int dump(const struct trace *t, const char *path, struct gd_err *err)
+{
+    struct stat st;
+    char in_dir[4096];
+    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) {
+        return trace_dump(t, path, err);
+    }
+    snprintf(in_dir, sizeof in_dir, "%s/%s.jsonl", path, t->name);
+    return trace_dump(t, in_dir, err);
+}
+
 static int one_trace(struct gd_engine *e, const struct options *opt, const char *name,
                      struct gd_err *err)
 {
@@ -265,8 +298,8 @@ static int one_trace(struct gd_engine *e, const struct options *opt, const char 
     for (uint32_t i = 0; i < opt->repeat && rc == GD_OK; i++) {
         rc = trace_make(&t, name, opt->requests, opt->seed + i, vocab, context, err);
         rc = rc != GD_OK ? rc : measure(e, &t, &results[i], err);
-        if (rc == GD_OK && opt->dump != NULL) {
-            rc = trace_dump(&t, opt->dump, err);
+        if (rc == GD_OK && opt->dump != NULL && i == 0) {
+            rc = dump(&t, opt->dump, err);
         }
         trace_free(&t);
     }
@@ -300,6 +333,32 @@ static int warm_up(struct gd_engine *e, struct gd_err *err)
     return rc;
 }
 
+/* Whether a trace is in the list "a,b,c", or the list is "all". */
+static bool wants(const char *list, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *at = list; at != NULL; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, name, n) == 0 && (at[n] == ',' || at[n] == '\0')) {
+            return true;
+        }
+    }
+    return strcmp(list, "all") == 0;
+}
+
+/* How many traces a list has; 0 when it names one that is not there. */
+static uint32_t count_traces(const char *list)
+{
+    uint32_t names = 1, known = 0;
+    for (const char *at = list; *at != '\0'; at++) {
+        names += *at == ',';
+    }
+    for (size_t i = 0; TRACE_NAMES[i] != NULL; i++) {
+        known += wants(list, TRACE_NAMES[i]);
+    }
+    return strcmp(list, "all") == 0 || known == names ? known : 0;
+}
+
 static int run_all(const struct options *opt, struct gd_err *err)
 {
     struct gd_engine *e = NULL;
@@ -309,16 +368,16 @@ static int run_all(const struct options *opt, struct gd_err *err)
         const struct gd_backend *be = gd_engine_backend(e);
         bench_timed(e, true);
         if (!opt->json) {
-            printf("%s %s, %u threads, seed %llu\n", be->isa, be->gemm_dtype, be->n_threads,
-                   (unsigned long long)opt->seed);
+            printf("%s %s %s %s, %u threads, seed %llu\n", be->device, be->name, be->isa,
+                   be->gemm_dtype, be->n_threads, (unsigned long long)opt->seed);
             print_table_head();
         }
     }
     for (int i = 0; i < PEAKS && rc == GD_OK; i++) {
-        rc = bench_peak(gd_engine_backend(e)->n_threads, &peak, err);
+        rc = raise_peak(e, err);
     }
     for (size_t i = 0; TRACE_NAMES[i] != NULL && rc == GD_OK; i++) {
-        if (strcmp(opt->trace, "all") == 0 || strcmp(opt->trace, TRACE_NAMES[i]) == 0) {
+        if (wants(opt->trace, TRACE_NAMES[i])) {
             rc = one_trace(e, opt, TRACE_NAMES[i], err);
         }
     }
@@ -326,26 +385,25 @@ static int run_all(const struct options *opt, struct gd_err *err)
     return rc;
 }
 
-static bool is_trace(const char *name)
-{
-    for (size_t i = 0; TRACE_NAMES[i] != NULL; i++) {
-        if (strcmp(name, TRACE_NAMES[i]) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* False: wrong usage. */
 static bool parse(int argc, char **argv, struct options *opt)
 {
-    static const struct option longs[] = {
-        {"threads", required_argument, NULL, 't'},     {"requests", required_argument, NULL, 'n'},
-        {"seed", required_argument, NULL, 's'},        {"trace", required_argument, NULL, 'r'},
-        {"step-tokens", required_argument, NULL, 'b'}, {"kv-mib", required_argument, NULL, 'k'},
-        {"no-prefix-cache", no_argument, NULL, 'x'},   {"repeat", required_argument, NULL, 'm'},
-        {"dump", required_argument, NULL, 'd'},        {"json", no_argument, NULL, 'j'},
-        {"commit", required_argument, NULL, 'c'},      {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"threads", required_argument, NULL, 't'},
+                                          {"requests", required_argument, NULL, 'n'},
+                                          {"seed", required_argument, NULL, 's'},
+                                          {"trace", required_argument, NULL, 'r'},
+                                          {"step-tokens", required_argument, NULL, 'b'},
+                                          {"kv-mib", required_argument, NULL, 'k'},
+                                          {"device", required_argument, NULL, 'D'},
+                                          {"dtype", required_argument, NULL, 'T'},
+                                          {"peak-tflops", required_argument, NULL, 'P'},
+                                          {"max-batch-tokens", required_argument, NULL, 'b'},
+                                          {"no-prefix-cache", no_argument, NULL, 'x'},
+                                          {"repeat", required_argument, NULL, 'm'},
+                                          {"dump", required_argument, NULL, 'd'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"commit", required_argument, NULL, 'c'},
+                                          {NULL, 0, NULL, 0}};
     uint64_t threads = 0, requests = 640, step = 0, kv_mib = 0, repeat = 1;
     bool ok = true;
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1 && ok;) {
@@ -374,6 +432,15 @@ static bool parse(int argc, char **argv, struct options *opt)
         case 'x':
             opt->engine.no_prefix_cache = true;
             break;
+        case 'D':
+            opt->engine.device = optarg;
+            break;
+        case 'T':
+            opt->engine.dtype = optarg;
+            break;
+        case 'P':
+            ok = bench_number(optarg, 1000000, &opt->tflops);
+            break;
         case 'd':
             opt->dump = optarg;
             break;
@@ -387,15 +454,14 @@ static bool parse(int argc, char **argv, struct options *opt)
             ok = false;
         }
     }
-    bool all = strcmp(opt->trace, "all") == 0;
+    uint32_t n_traces = count_traces(opt->trace);
     opt->engine.n_threads = (uint32_t)threads;
     opt->engine.step_tokens = (uint32_t)step;
     opt->engine.kv_bytes = kv_mib * GD_MIB;
     opt->requests = (uint32_t)requests;
     opt->repeat = (uint32_t)repeat;
     opt->engine.model_dir = optind < argc ? argv[optind] : NULL;
-    return ok && optind + 1 == argc && (all || is_trace(opt->trace)) &&
-           (opt->dump == NULL || (!all && repeat == 1));
+    return ok && optind + 1 == argc && n_traces > 0;
 }
 
 int main(int argc, char **argv)
@@ -403,12 +469,14 @@ int main(int argc, char **argv)
     struct options opt = {.trace = "all", .seed = 1, .engine = {.on_step = bench_on_step}};
     struct gd_err err = {0};
     if (!parse(argc, argv, &opt)) {
-        fprintf(stderr,
-                "usage: %s MODEL_DIR [--threads N] [--requests N] [--seed S] [--trace NAME|all]\n"
-                "    [--step-tokens N] [--kv-mib N] [--no-prefix-cache] [--repeat N] [--json]\n"
-                "    [--commit HASH] [--dump FILE, with one trace and no repeat]\n"
-                "traces: cold prefix growing mixed bursts\n",
-                argv[0]);
+        fprintf(
+            stderr,
+            "usage: %s MODEL_DIR [--device auto|cpu|cuda:N] [--dtype auto|bf16|fp8]\n"
+            "    [--threads N] [--requests N] [--seed S] [--trace NAME,...|all]\n"
+            "    [--max-batch-tokens N] [--kv-mib N] [--no-prefix-cache] [--repeat N] [--json]\n"
+            "    [--commit HASH] [--peak-tflops X] [--dump FILE or DIRECTORY]\n"
+            "traces: cold prefix growing mixed bursts\n",
+            argv[0]);
         return 2;
     }
     int rc = run_all(&opt, &err);

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The traces of bench_offline through PyTorch and Hugging Face transformers: the same weights, tokens, choices and
-number of threads.
+number of threads, or the same GPU.
 
     bench_offline MODEL_DIR --trace NAME --threads N --dump trace.jsonl
-    bench/peers/transformers_score.py --model MODEL_DIR --dump trace.jsonl --threads N [--limit N] [--dtype float32]
-        [--mode cold|cached|both] [--batch 1,4,8,16] [--repeat 2] [--seconds-max 300]
+    bench/peers/transformers_score.py --model MODEL_DIR --dump trace.jsonl ... --threads N [--limit N]
+        [--device cpu|cuda:0] [--dtype float32|bfloat16] [--mode cold|cached|both] [--batch 1,4,8,16] [--repeat 2]
+        [--seconds-max 300] [--compile SECONDS]
 
 One JSON line per mode:
   cold    every prompt in full: prompts ordered by length, padded to the longest of their batch, only the last
@@ -21,6 +22,10 @@ The first batches are computed once before the clock starts. gflops_mm is what a
 in PyTorch before and after a mode: when the two differ, or are far below the ceiling of bench_offline, others had the
 processors, and OpenMP's threads suffer more from that than ours; such a comparison is worth nothing.
 
+Attention is PyTorch's scaled_dot_product_attention. --compile runs the fastest batch size once more with
+torch.compile, which may take so many seconds to compile before it is given up (the line says so; nothing of it counts
+otherwise). Where torch or transformers is missing there is one line that says so, and the exit status is 77.
+
 On prompts of more than some 500 tokens most of max_delta is the rotary frequencies: transformers computes them in
 float32, Guardian in double, so that some differ in the last bit.
 """
@@ -28,23 +33,31 @@ float32, Guardian in double, so that some differ in the last bit.
 import argparse
 import gc
 import json
+import signal
 import sys
 import time
 
-import torch
-import transformers
-from transformers import AutoModelForCausalLM, DynamicCache
+try:
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, DynamicCache
+except ImportError as e:
+    print(json.dumps({"bench": "transformers", "skipped": "no torch or transformers here: %s" % e}))
+    sys.exit(77)
 
 
 class Peer:
     def __init__(self, a, head):
         torch.set_num_threads(a.threads)
         transformers.logging.set_verbosity_error()
-        self.model = AutoModelForCausalLM.from_pretrained(a.model, dtype=getattr(torch, a.dtype)).eval()
-        self.choices = torch.tensor(head["choices"])
+        model = AutoModelForCausalLM.from_pretrained(a.model, dtype=getattr(torch, a.dtype), attn_implementation="sdpa")
+        self.model = model.eval().to(a.device)
+        self.choices = torch.tensor(head["choices"], device=a.device)
+        self.device = a.device
 
     def score(self, ids, mask=None, positions=None, cache=None):
         """Logits of the choices after the last position of each row."""
+        ids, mask, positions = (x if x is None else x.to(self.device) for x in (ids, mask, positions))
         out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
                          use_cache=cache is not None, logits_to_keep=1)
         return out.logits[:, -1].float().index_select(1, self.choices)
@@ -149,13 +162,15 @@ def n_reused(requests, n_prefix):
     return total
 
 
-def best_of(attempts, repeat):
+def best_of(attempts, repeat, device):
     """(label, run) pairs; the fastest whole run, the best seconds of each, and gflops_mm before and after."""
-    best, tried, mm = None, {}, gflops_mm()
+    best, tried, mm = None, {}, gflops_mm(device)
     for label, run in attempts * repeat:
         gc.collect()
         begin = time.perf_counter()
         got = run()
+        if got is not None:
+            got = {i: x.cpu() for i, x in got.items()}  # a GPU is waited for
         seconds = time.perf_counter() - begin
         if got is None:
             tried.setdefault(label, None)
@@ -163,17 +178,21 @@ def best_of(attempts, repeat):
         tried[label] = round(min(seconds, tried.get(label) or seconds), 3)
         if best is None or seconds < best[1]:
             best = (label, seconds, got)
-    return best, tried, [mm, gflops_mm()]
+    return best, tried, [mm, gflops_mm(device)]
 
 
-def gflops_mm():
-    a, b = torch.rand(512, 1024), torch.rand(1024, 1024)
+def gflops_mm(device):
+    """On a GPU, where all is queued first: bf16, 8192 x 8192 x 8192."""
+    m, n, times, dtype = (512, 1024, 1, torch.float32) if device == "cpu" else (8192, 8192, 10, torch.bfloat16)
+    a, b = torch.randn(m, n, dtype=dtype, device=device), torch.randn(n, n, dtype=dtype, device=device)
     best = float("inf")
-    for _ in range(30):
+    for _ in range(30 if device == "cpu" else 4):
         begin = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - begin)
-    return round(2e-9 * 512 * 1024 * 1024 / best, 1)
+        for _ in range(times):
+            out = torch.mm(a, b)
+        out[0, 0].item()
+        best = min(best, (time.perf_counter() - begin) / times)
+    return round(2e-9 * m * n * n / best, 1)
 
 
 def delta(requests, got):
@@ -186,8 +205,8 @@ def delta(requests, got):
 def tell(a, head, requests, mode, best, tried, mm, n_cached):
     logical = sum(len(r["tokens"]) for r in requests)
     line = {"bench": "transformers", "torch": torch.__version__, "transformers": transformers.__version__,
-            "trace": head["trace"], "seed": head["seed"], "hash": head["hash"], "mode": mode, "dtype": a.dtype,
-            "threads": a.threads, "requests": len(requests), "logical_tokens": logical, "gflops_mm": mm,
+            "trace": head["trace"], "seed": head["seed"], "hash": head["hash"], "mode": mode, "device": a.device,
+            "dtype": a.dtype, "threads": a.threads, "requests": len(requests), "logical_tokens": logical, "gflops_mm": mm,
             "tried_s": tried}
     if best is not None:
         label, seconds, got = best
@@ -199,47 +218,92 @@ def tell(a, head, requests, mode, best, tried, mm, n_cached):
     return best is not None and line["max_delta"] <= a.tolerance
 
 
-def measure(a, head, requests):
-    peer = Peer(a, head)
+class TooLong(Exception):
+    pass
+
+
+def too_long(number, frame):
+    raise TooLong
+
+
+def compiled(a, head, peer, requests, attempts, best, mode, n_cached):
+    """One more line, of the best batch size, after compiling within a.compile seconds."""
+    label = best[0]
+    run = dict(attempts)[label]
+    eager = peer.model.forward
+    signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, a.compile, 1)  # again and again: compilers catch exceptions
+    begin = time.perf_counter()
+    try:
+        peer.model.forward = torch.compile(eager, dynamic=True)
+        run()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        spent = round(time.perf_counter() - begin, 1)
+        again, tried, mm = best_of([(label + " compiled in %s s" % spent, run)], a.repeat, a.device)
+        tell(a, head, requests, mode + " compiled", again, tried, mm, n_cached)
+    except Exception as e:  # whatever compiling may raise: the eager figures stand
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        late = isinstance(e, TooLong) or time.perf_counter() - begin > a.compile
+        print(json.dumps({"bench": "transformers", "trace": head["trace"], "mode": mode + " compiled",
+                          "skipped": "compiling took longer than %d s" % a.compile if late
+                          else "compiling failed: %s" % str(e)[:200]}), flush=True)
+    finally:
+        peer.model.forward = eager
+
+
+def measure(a, peer, head, requests):
     sizes = [int(x) for x in a.batch.split(",")]
     limit = lambda: time.perf_counter() + a.seconds_max
     ok = True
     if a.mode != "cached":
         run_cold(peer, requests[:2 * max(sizes)], max(sizes), limit())
         attempts = [("batch %d" % n, lambda n=n: run_cold(peer, requests, n, limit())) for n in sizes]
-        ok = tell(a, head, requests, "cold", *best_of(attempts, a.repeat), 0) and ok
+        found = best_of(attempts, a.repeat, a.device)
+        ok = tell(a, head, requests, "cold", *found, 0) and ok
+        if a.compile and found[0]:
+            compiled(a, head, peer, requests, attempts, found[0], "cold", 0)
     prefix = head["prefix"]
     if a.mode != "cold" and prefix:
         cache = prefix_cache(peer, prefix)
         run_prefix(peer, requests[:2 * max(sizes)], max(sizes), limit(), cache, len(prefix))
         attempts = [("batch %d" % n, lambda n=n: run_prefix(peer, requests, n, limit(), cache, len(prefix)))
                     for n in sizes]
-        ok = tell(a, head, requests, "cached", *best_of(attempts, a.repeat), n_reused(requests, len(prefix))) and ok
+        reused = n_reused(requests, len(prefix))
+        found = best_of(attempts, a.repeat, a.device)
+        ok = tell(a, head, requests, "cached", *found, reused) and ok
+        if a.compile and found[0]:
+            compiled(a, head, peer, requests, attempts, found[0], "cached", reused)
     elif a.mode != "cold" and head["trace"] in ("growing", "bursts"):
         run_sessions(peer, requests[:4], limit())
         attempts = [("session", lambda: run_sessions(peer, requests, limit()))]
-        ok = tell(a, head, requests, "cached", *best_of(attempts, a.repeat), n_reused(requests, 0)) and ok
+        ok = tell(a, head, requests, "cached", *best_of(attempts, a.repeat, a.device), n_reused(requests, 0)) and ok
     return ok
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", required=True)
-    p.add_argument("--dump", required=True)
+    p.add_argument("--dump", required=True, nargs="+")
     p.add_argument("--threads", type=int, required=True)
     p.add_argument("--limit", type=int)
+    p.add_argument("--device", default="cpu")
     p.add_argument("--dtype", default="float32")
+    p.add_argument("--compile", type=int, metavar="SECONDS")
     p.add_argument("--mode", choices=("cold", "cached", "both"), default="both")
     p.add_argument("--batch", default="1,4,8,16")
     p.add_argument("--repeat", type=int, default=2)
     p.add_argument("--seconds-max", type=float, default=300)
     p.add_argument("--tolerance", type=float, default=1e-3)
     a = p.parse_args()
-    with open(a.dump, encoding="utf-8") as f:
-        head = json.loads(f.readline())
-        requests = [json.loads(x) for x in f][:a.limit]
+    peer, ok = None, True
     with torch.inference_mode():
-        return 0 if measure(a, head, requests) else 1
+        for path in a.dump:
+            with open(path, encoding="utf-8") as f:
+                head = json.loads(f.readline())
+                requests = [json.loads(x) for x in f][:a.limit]
+            peer = peer or Peer(a, head)
+            ok = measure(a, peer, head, requests) and ok
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":
