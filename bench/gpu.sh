@@ -122,7 +122,7 @@ pack() {
     cp -r "$root/weights/guardian-mini" "$payload/model"
     cp -r "$root/tests/golden" "$payload/tests/golden"
     cp "$root/bench/peers/transformers_score.py" "$payload/bench/peers"
-    cp "$root/bench/accuracy/evaluate.py" "$root/bench/accuracy/agree.py" "$payload/bench/accuracy"
+    cp "$root"/bench/accuracy/*.py "$payload/bench/accuracy"
     pack_cases "$payload/cases"
     pack_bodies "$payload/bodies"
     commit=${COMMIT:-$(git -C "$root" rev-parse --short HEAD)}

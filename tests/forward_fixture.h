@@ -257,7 +257,7 @@ static void run_chunks(struct fixture *x, int seq, uint32_t chunk, gd_forward_ta
 }
 
 /* chunk 0: whole sequences. */
-static void check_parity(const char *dir, enum number number, uint32_t chunk)
+static inline void check_parity(const char *dir, enum number number, uint32_t chunk)
 {
     struct fixture x;
     size_t n = 0;
@@ -299,7 +299,7 @@ static void check_parity(const char *dir, enum number number, uint32_t chunk)
 
 /* ---- bits ---- */
 
-static void check_same_bits(enum number number)
+static inline void check_same_bits(enum number number)
 {
     for (size_t i = 0; i < N_MODELS; i++) {
         struct fixture one, two;
@@ -332,7 +332,7 @@ static void check_same_bits(enum number number)
 }
 
 /* In chunks, on scattered blocks; whatever is scored beside it and whatever is not. */
-static void check_chunk_bits(enum number number)
+static inline void check_chunk_bits(enum number number)
 {
     static const uint32_t CHUNKS[] = {1, 5, 16, 33, 64};
     for (size_t i = 0; i < N_MODELS; i++) {
@@ -389,7 +389,7 @@ static int longest(const struct fixture *x)
 
 /* Two prompts with a common beginning: the second one uses the first one's whole blocks in the same
  * step, or a copy of the block where they part in a later one. */
-static void check_shared_blocks(enum number number)
+static inline void check_shared_blocks(enum number number)
 {
     for (size_t i = 0; i < N_MODELS; i++) {
         struct fixture x;
