@@ -5,7 +5,7 @@
 
 The first is the reference. A margin is the distance of the two most probable choices of the reference, as a difference
 of their logits (the logarithm of the ratio of their probabilities): what is decided by less than the error of a number
-type may differ. With --cases, whose lines have a label each, the accuracy of every one is told too; `evaluate.py` says
+type may differ. With --cases, whose lines have a label each, the accuracy of every one is told too; `metrics.py` says
 what it means. Prints one line of JSON. Nothing but the standard library is used.
 """
 
@@ -14,7 +14,8 @@ import json
 import math
 import sys
 
-from evaluate import SAFE, figures
+from labels import SAFE
+from metrics import figures
 
 
 def load(path):
