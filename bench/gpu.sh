@@ -138,12 +138,12 @@ pack() {
 # ---- a server ----
 
 server=
-# PROGRAM MODEL LOG FLAGS: waits until it is ready
+# PROGRAM MODEL LOG FLAGS: waits until it is ready. exec: what stop_server ends is the program, not a shell around it
 start_server() {
     local program=$1 model=$2 log=$3
     shift 3
     : >"$log"
-    ours "$program" serve --model "$model" --port 0 --verdict-cache 0 --max-queue-ms 600000 --log-level info "$@" 2>>"$log" &
+    ours exec "$program" serve --model "$model" --port 0 --verdict-cache 0 --max-queue-ms 600000 --log-level info "$@" 2>>"$log" &
     server=$!
     until grep -q '"msg":"ready"' "$log"; do
         kill -0 "$server" 2>/dev/null || fail "the server did not start: $(tail -n 1 "$log")"
