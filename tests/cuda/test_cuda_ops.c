@@ -193,6 +193,29 @@ static void test_gather(void **state)
     }
 }
 
+/* One block of each layer becomes another one; everything else stays, whatever the size of a block. */
+static void test_kv_copy(void **state)
+{
+    (void)state;
+    NEEDS_DEVICE();
+    enum { LAYERS = 3, BLOCKS = 5, DST = 4, SRC = 1 };
+    static const uint32_t sizes[] = {8, 2048, 3072, 2 * 7 * 16 * 96, 2 * 8 * 16 * 128};
+    for (size_t i = 0; i < N_OF(sizes); i++) {
+        uint32_t n = sizes[i];
+        size_t layer = (size_t)BLOCKS * n, all = LAYERS * layer;
+        float *x = random_floats(all);
+        gdk_bf16 *want = bf16_array(x, all), *kv = to_device(want, all * sizeof *want);
+        CUDA_OK(gdk_kv_copy_cuda(stream, LAYERS, layer, n, kv, DST, SRC));
+        for (size_t l = 0; l < LAYERS; l++) {
+            memcpy(want + l * layer + DST * n, want + l * layer + SRC * n, n * sizeof *want);
+        }
+        gdk_bf16 *got = from_device(kv, all * sizeof *want);
+        assert_memory_equal(got, want, all * sizeof *want);
+        CUDA_OK(cudaFree(kv));
+        free(x), free(want), free(got);
+    }
+}
+
 /* ---- residual and norm ---- */
 
 static const float EPS = 1e-5f;
@@ -780,6 +803,7 @@ int main(void)
         cmocka_unit_test(test_quantize),   cmocka_unit_test(test_quantize_sees_every_number),
         cmocka_unit_test(test_rope),       cmocka_unit_test(test_choices),
         cmocka_unit_test(test_rows_alone), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_kv_copy),
     };
     return cmocka_run_group_tests(tests, cuda_set_up, cuda_tear_down);
 }

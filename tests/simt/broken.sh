@@ -51,6 +51,8 @@ quantize.cu|quantize|ops|only one half of the words is looked at|s/gdk_larger(lo
 embed.cu|embed|ops|padding rows are not 0|s/ && id >= 0//
 choice.cu|choice|ops|the first rows instead of those chosen|s/(size_t)choice.row \* dim/(size_t)blockIdx.x * dim/
 choice.cu|choice|ops|rows gathered from the wrong place|s/tokens\[blockIdx.x\].place/blockIdx.x/
+kv_copy.cu|kv_copy|ops|every layer's block into the first layer|s/kv + blockIdx.x \* layer/kv/
+kv_copy.cu|kv_copy|ops|only what one round of the threads copies|s/i += THREADS \* 8/i += n/
 LIST
 }
 
@@ -107,9 +109,11 @@ for name in simt runtime runtime_memory runtime_stream cublaslt cublaslt_sums; d
     ${CXX:-g++} -std=c++17 -O2 $flags -c "$here/$name.cpp" -o "$work/$name.o" || exit 2
 done
 (cd "$work" && ar rc machine.a simt.o runtime*.o cublaslt*.o) || exit 2
-for name in embed rmsnorm rope_kv attention swiglu quantize choice; do
-    # shellcheck disable=SC2086
-    ${CC:-gcc} -std=c11 -D_GNU_SOURCE -O2 -I"$root/kernels" $flags -c "$root/kernels/$name.c" -o "$work/plain_$name.o" || exit 2
+for name in embed rmsnorm rope_kv attention swiglu quantize choice kv_copy; do
+    if [ -f "$root/kernels/$name.c" ]; then
+        # shellcheck disable=SC2086
+        ${CC:-gcc} -std=c11 -D_GNU_SOURCE -O2 -I"$root/kernels" $flags -c "$root/kernels/$name.c" -o "$work/plain_$name.o" || exit 2
+    fi
     kernel "$root/kernels" "$name" "$work/kernel_$name.o" 2>/dev/null ||
         [ ! -f "$root/kernels/$name.cu" ] || exit 2
 done
