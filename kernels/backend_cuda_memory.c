@@ -93,14 +93,6 @@ void cuda_rows_close(struct gd_backend *be, struct gd_rows *r)
     }
 }
 
-static float bf16_value(gdk_bf16 bits)
-{
-    uint32_t wide = (uint32_t)bits << 16;
-    float x;
-    memcpy(&x, &wide, sizeof x);
-    return x;
-}
-
 static gdk_bf16 bf16_of(float x) /* nearest even */
 {
     uint32_t bits;
@@ -139,16 +131,11 @@ int cuda_rows_read(struct gd_backend *be, const struct gd_rows *r, uint32_t n, u
     /* Waits in any case: a copy that is under way must not outlive its memory. */
     int waited = cuda_result(cuda, cudaStreamSynchronize(cuda->stream), "reading rows");
     rc = rc != GD_OK ? rc : waited;
-    for (size_t i = 0; i < count && rc == GD_OK; i++) {
-        if (r->type == GDK_F32) {
-            memcpy(&host[i], raw + i * sizeof(float), sizeof(float));
-        } else if (r->type == GDK_BF16) {
-            gdk_bf16 b;
-            memcpy(&b, raw + i * sizeof b, sizeof b);
-            host[i] = bf16_value(b);
-        } else {
-            host[i] = gdk_e4m3_value(raw[i]) * scales[i / dim];
-        }
+    if (rc == GD_OK && r->type != GDK_E4M3) {
+        gdk_to_f32_cpu(count, r->type == GDK_F32 ? GD_DTYPE_F32 : GD_DTYPE_BF16, raw, host);
+    }
+    for (size_t i = 0; i < count && rc == GD_OK && r->type == GDK_E4M3; i++) {
+        host[i] = gdk_e4m3_value(raw[i]) * scales[i / dim];
     }
     free(scales);
     free(raw);

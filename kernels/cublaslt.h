@@ -11,7 +11,6 @@
 #define GDK_CUBLASLT_CALLS(X)                                                                      \
     X(cublasLtCreate)                                                                              \
     X(cublasLtDestroy)                                                                             \
-    X(cublasLtGetVersion)                                                                          \
     X(cublasLtGetStatusString)                                                                     \
     X(cublasLtMatmulDescCreate)                                                                    \
     X(cublasLtMatmulDescDestroy)                                                                   \

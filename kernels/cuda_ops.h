@@ -37,12 +37,12 @@ struct gdk_token {
 #define GDK_CUDA_ATTN_ROWS 64u
 #define GDK_CUDA_ATTN_KEYS 64u /* keys are taken in tiles of this many positions from position 0 */
 struct gdk_attn_tile {
-    uint32_t first;    /* the sequence's first token in the packed order */
-    uint32_t n_tokens; /* its tokens in this step; 0: a padding tile, nothing to do */
-    uint32_t position; /* position of its first token */
-    uint32_t row;      /* first row of the tile */
-    uint32_t blocks;   /* where its block table begins in blocks */
-    uint32_t unused[3];
+    uint32_t first;     /* the sequence's first token in the packed order */
+    uint32_t n_tokens;  /* its tokens in this step; 0: a padding tile, nothing to do */
+    uint32_t position;  /* position of its first token */
+    uint32_t row;       /* first row of the tile */
+    uint32_t blocks;    /* where its block table begins in blocks */
+    uint32_t unused[3]; /* to 32 bytes: what follows it in a step's layout stays aligned */
 };
 
 struct gdk_cuda_batch {

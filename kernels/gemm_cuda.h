@@ -48,7 +48,7 @@ cudaError_t gdk_cuda_gemm_run(struct gdk_cuda_gemm *g, uint32_t rows, const void
                               const float *scales, const struct gdk_cuda_matrix *w, gdk_bf16 *out);
 const char *gdk_cuda_gemm_why(const struct gdk_cuda_gemm *g);
 
-/* What select found, for /info and benchmarks: how many algorithms were offered, how many kept the
+/* What select found, for benchmarks: how many algorithms were offered, how many kept the
  * bits, over all shapes and ranges. */
 struct gdk_cuda_gemm_stats {
     uint32_t shapes, offered, equal;

@@ -2,8 +2,8 @@
  * library.
  *
  * A service is shared by all connection threads. Its guard appears when the model has loaded; until
- * then, while the server drains, and when the device is lost, work is refused with 503. A verdict is always 200; an error
- * never carries an action. */
+ * then, while the server drains, and when the device is lost, work is refused with 503. A verdict is
+ * always 200; an error never carries an action. */
 #ifndef GUARDIAN_SERVICE_H
 #define GUARDIAN_SERVICE_H
 

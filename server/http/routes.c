@@ -2,8 +2,8 @@
  *
  * Paths match exactly. Work (the routes that need the model) is admitted or refused before its body
  * is read: 503 while the model loads, while the server drains, from when the device is lost, when the
- * bodies held at one time
- * would pass their limit, and when the engine has so much to do that a verdict would come too late.
+ * bodies held at one time would pass their limit, and when the engine has so much to do that a verdict
+ * would come too late.
  */
 #include "guardian/service.h"
 
