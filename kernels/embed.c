@@ -12,6 +12,7 @@ size_t gdk_dtype_bytes(enum gd_dtype dtype)
     case GD_DTYPE_F16:
     case GD_DTYPE_BF16:
         return 2;
+    case GD_DTYPE_I8:
     case GD_DTYPE_OTHER:
         break;
     }
@@ -52,6 +53,7 @@ GDK_CLONES void gdk_to_f32_cpu(size_t n, enum gd_dtype dtype, const void *src, f
             dst[i] = f16_to_f32(h[i]);
         }
         break;
+    case GD_DTYPE_I8:
     case GD_DTYPE_OTHER:
         break;
     }

@@ -370,11 +370,20 @@ static uint16_t to_half(float v)
                       (bits >> 13 & 0x3ffu));
 }
 
+static size_t stored_bytes(const struct tensor *t)
+{
+    return strcmp(t->dtype, "F32") == 0 ? 4 : strcmp(t->dtype, "I8") == 0 ? 1 : 2;
+}
+
 static void write_values(FILE *f, const struct tensor *t)
 {
     uint32_t n = t->rows * (t->cols > 0 ? t->cols : 1);
     for (uint32_t i = 0; i < n; i++) {
         float v = t->first + (float)i;
+        if (stored_bytes(t) == 1) {
+            fputc((int)v & 255, f); /* -128..127 and around again */
+            continue;
+        }
         uint32_t bits;
         memcpy(&bits, &v, sizeof bits);
         uint16_t h = strcmp(t->dtype, "F16") == 0 ? to_half(v) : (uint16_t)(bits >> 16);
@@ -391,7 +400,7 @@ static void write_model(bool qwen2, bool tied)
     size_t n = 1, at = 0;
     for (size_t i = 0; i < n_list; i++) {
         const struct tensor *t = &list[i];
-        size_t size = strcmp(t->dtype, "F32") == 0 ? 4 : 2;
+        size_t size = stored_bytes(t);
         size *= (size_t)t->rows * (t->cols > 0 ? t->cols : 1);
         n += (size_t)snprintf(header + n, sizeof header - n,
                               "%s\"%s\":{\"dtype\":\"%s\",\"data_offsets\":[%zu,%zu],\"shape\":[%u",

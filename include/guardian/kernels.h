@@ -56,7 +56,7 @@ static inline float gdk_expf(float x)
     return p * f0 * f1;
 }
 
-/* Bytes of one element; 0 for GD_DTYPE_OTHER. */
+/* Bytes of one element of the types that kernels read (F32, F16, BF16), else 0. */
 size_t gdk_dtype_bytes(enum gd_dtype dtype);
 /* dst[n] = src[n] as fp32, exact. */
 void gdk_to_f32_cpu(size_t n, enum gd_dtype dtype, const void *src, float *dst);

@@ -42,6 +42,7 @@
 #define GD_SAFETENSORS_TENSORS_MAX 65536
 #define GD_SAFETENSORS_RANK_MAX 8
 #define GD_SAFETENSORS_NAME_BYTES_MAX 256 /* of a tensor or a shard */
+#define GD_INT8_SCALE_MAX 0x1p100f /* of a row of an int8 matrix: products stay finite */
 #define GD_SAFETENSORS_ARENA_BYTES (512 * GD_MIB)
 #define GD_MODEL_HEAD_DIM_MAX 256 /* what the attention kernels hold */
 #define GD_MODEL_CONFIG_BYTES_MAX (1 * GD_MIB)

@@ -5,11 +5,15 @@
  * go one by one through a single staging buffer: the parts of a fused weight (Q, K, V; gate, up)
  * are read one after another, which joins their rows, then the back end packs them. So at most one
  * tensor exists twice. Tables are read into memory of their own, which the back end takes over.
- * Values that are not finite are refused by the tensor's name. */
+ * Values that are not finite are refused by the tensor's name, and int8 rows are widened
+ * (tensor_values.h). */
 #include "guardian/model.h"
 
 #include "load.h"
 #include "model_tensors.h"
+#include "tensor_values.h"
+
+#include "guardian/kernels.h"
 
 #include <malloc.h>
 #include <string.h>
@@ -41,76 +45,13 @@ static double now_ms(void)
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
-/* ---- values ---- */
-
-static float f16_to_f32(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = h >> 10 & 31u, frac = h & 0x3ffu;
-    float f;
-    if (exp == 0) {
-        f = (float)frac * 0x1p-24f;
-        return sign != 0 ? -f : f;
-    }
-    uint32_t bits = sign | (exp == 31 ? 255u : exp + 112u) << 23 | frac << 13;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-static float bf16_to_f32(uint16_t h)
-{
-    uint32_t bits = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-static void to_f32(enum gd_dtype dtype, size_t n, const void *src, float *dst)
-{
-    const unsigned char *p = src;
-    uint16_t h;
-    if (dtype == GD_DTYPE_F32) {
-        memcpy(dst, src, n * sizeof *dst);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        memcpy(&h, p + i * sizeof h, sizeof h);
-        dst[i] = dtype == GD_DTYPE_F16 ? f16_to_f32(h) : bf16_to_f32(h);
-    }
-}
-
-/* A value is finite unless all bits of its exponent are set. No early exit, so that the loops
- * become vectors. */
-static bool all_finite(enum gd_dtype dtype, uint64_t nbytes, const void *src)
-{
-    const unsigned char *p = src;
-    uint32_t bad = 0;
-    if (dtype == GD_DTYPE_F32) {
-        for (uint64_t i = 0; i < nbytes; i += sizeof(uint32_t)) {
-            uint32_t w;
-            memcpy(&w, p + i, sizeof w);
-            bad |= (w & 0x7f800000u) == 0x7f800000u;
-        }
-        return bad == 0;
-    }
-    const uint16_t mask = dtype == GD_DTYPE_F16 ? 0x7c00u : 0x7f80u;
-    for (uint64_t i = 0; i < nbytes; i += sizeof(uint16_t)) {
-        uint16_t h;
-        memcpy(&h, p + i, sizeof h);
-        bad |= (h & mask) == mask;
-    }
-    return bad == 0;
-}
-
 /* ---- tensors ---- */
 
 static int read_tensor(struct loader *l, const struct gd_tensor_info *t, void *dst)
 {
-    int rc = gd_safetensors_read(l->set, t, dst, l->err);
+    int rc = gd_tensor_values(l->set, t, dst, l->err);
     if (rc != GD_OK)
         return rc;
-    if (!all_finite(t->dtype, t->nbytes, dst))
-        return gd_err_set(l->err, GD_EMODEL, "tensor '%s' has values that are not finite",
-                          t->name.ptr);
     l->done += t->nbytes;
     if (l->opt->progress != NULL)
         l->opt->progress(l->opt->ctx, "load", l->done, l->tensors.bytes_read);
@@ -132,7 +73,7 @@ static float *read_vector(struct loader *l, const struct gd_tensor_info *const *
     for (size_t i = 0; *rc == GD_OK && i < n_parts; i++) {
         *rc = read_tensor(l, parts[i], l->staging);
         if (*rc == GD_OK)
-            to_f32(parts[i]->dtype, (size_t)parts[i]->shape[0], l->staging, values + at);
+            gdk_to_f32_cpu((size_t)parts[i]->shape[0], parts[i]->dtype, l->staging, values + at);
         at += (size_t)parts[i]->shape[0];
     }
     if (*rc != GD_OK) {
@@ -167,11 +108,11 @@ static int load_weight(struct loader *l, const struct gd_tensor_info *const *par
         int rc = read_tensor(l, parts[i], l->staging + at);
         if (rc != GD_OK)
             return rc;
-        at += parts[i]->nbytes;
+        at += gd_tensor_values_bytes(parts[i]);
         rows += parts[i]->shape[0];
     }
-    int rc = be->ops->weight_load(be, (uint32_t)rows, (uint32_t)parts[0]->shape[1], parts[0]->dtype,
-                                  l->staging, bias, out, l->err);
+    int rc = be->ops->weight_load(be, (uint32_t)rows, (uint32_t)parts[0]->shape[1],
+                                  gd_tensor_values_dtype(parts[0]), l->staging, bias, out, l->err);
     if (rc != GD_OK)
         gd_err_prefix(l->err, "tensor '%s'", parts[0]->name.ptr);
     return rc;
@@ -195,19 +136,20 @@ static int load_table(struct loader *l, const struct gd_tensor_info *t, struct g
     struct gd_backend *be = l->m->be;
     size_t size;
     void *rows = NULL;
-    if (gd_add((size_t)t->nbytes, 63, &size))
+    uint64_t nbytes = gd_tensor_values_bytes(t);
+    if (gd_add((size_t)nbytes, 63, &size))
         rows = aligned_alloc(64, size & ~(size_t)63);
     if (rows == NULL)
         return gd_err_set(l->err, GD_ENOMEM, "no memory for the %.2f GiB of tensor '%s'",
-                          GIB(t->nbytes), t->name.ptr);
+                          GIB(nbytes), t->name.ptr);
     int rc = read_tensor(l, t, rows);
     if (rc != GD_OK) {
         free(rows);
         return rc;
     }
     /* The back end owns rows from here on, also when it fails. */
-    return be->ops->table_load(be, (uint32_t)t->shape[0], (uint32_t)t->shape[1], t->dtype, rows,
-                               out, l->err);
+    return be->ops->table_load(be, (uint32_t)t->shape[0], (uint32_t)t->shape[1],
+                               gd_tensor_values_dtype(t), rows, out, l->err);
 }
 
 static int load_layer(struct loader *l, uint32_t i)

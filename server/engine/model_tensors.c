@@ -7,6 +7,8 @@
  * stay far below 2^64. */
 #include "model_tensors.h"
 
+#include "tensor_values.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -80,7 +82,13 @@ static int find_one(struct finder *f, const char *name, uint64_t rows, uint64_t 
                           name, have, need);
     }
     if (t->dtype == GD_DTYPE_OTHER)
-        return gd_err_set(err, GD_EMODEL, "tensor '%s' must be F32, F16 or BF16", name);
+        return gd_err_set(err, GD_EMODEL, "tensor '%s' must be F32, F16, BF16 or I8", name);
+    const struct gd_tensor_info *scale;
+    int rc = gd_tensor_scale(f->set, t, &scale, err);
+    if (rc != GD_OK)
+        return rc;
+    if (scale != NULL)
+        f->seen[scale - gd_safetensors_at(f->set, 0)] = true;
     f->seen[t - gd_safetensors_at(f->set, 0)] = true;
     f->out->n_params += rows * (cols == 0 ? 1 : cols);
     f->out->bytes_read += t->nbytes;
@@ -180,6 +188,15 @@ static void at_least(uint64_t *largest, uint64_t n)
         *largest = n;
 }
 
+/* Of the tensors first..last, one behind the other. */
+static uint64_t values_bytes(const struct gd_tensor_info *const *slot, int first, int last)
+{
+    uint64_t sum = 0;
+    for (int i = first; i <= last; i++)
+        sum += gd_tensor_values_bytes(slot[i]);
+    return sum;
+}
+
 void gd_model_tensors_plan(struct gd_model_tensors *t, const struct gd_model_config *c,
                            struct gd_backend *be)
 {
@@ -190,17 +207,17 @@ void gd_model_tensors_plan(struct gd_model_tensors *t, const struct gd_model_con
     layer += be->ops->weight_bytes(be, c->dim, c->ffn_dim);
     layer += sizeof(float) * (2 * (uint64_t)c->dim + (c->qkv_bias ? qkv : 0));
     uint64_t sum = layer * c->n_layers + sizeof(float) * c->dim;
-    sum += be->ops->table_bytes(be, c->vocab_size, c->dim, t->embed->dtype);
+    sum += be->ops->table_bytes(be, c->vocab_size, c->dim, gd_tensor_values_dtype(t->embed));
     if (t->lm_head != NULL)
-        sum += be->ops->table_bytes(be, c->vocab_size, c->dim, t->lm_head->dtype);
+        sum += be->ops->table_bytes(be, c->vocab_size, c->dim, gd_tensor_values_dtype(t->lm_head));
     /* Room for the largest vector as floats too: bytes of a source element are at least two. */
     uint64_t largest = sizeof(float) * (uint64_t)(qkv > c->dim ? qkv : c->dim);
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const struct gd_tensor_info *const *s = t->layers[i].slot;
-        at_least(&largest, s[GD_SLOT_Q]->nbytes + s[GD_SLOT_K]->nbytes + s[GD_SLOT_V]->nbytes);
-        at_least(&largest, s[GD_SLOT_O]->nbytes);
-        at_least(&largest, s[GD_SLOT_GATE]->nbytes + s[GD_SLOT_UP]->nbytes);
-        at_least(&largest, s[GD_SLOT_DOWN]->nbytes);
+        at_least(&largest, values_bytes(s, GD_SLOT_Q, GD_SLOT_V));
+        at_least(&largest, values_bytes(s, GD_SLOT_O, GD_SLOT_O));
+        at_least(&largest, values_bytes(s, GD_SLOT_GATE, GD_SLOT_UP));
+        at_least(&largest, values_bytes(s, GD_SLOT_DOWN, GD_SLOT_DOWN));
     }
     t->bytes_largest = largest;
     t->bytes_needed = sum + 2 * largest;
