@@ -18,6 +18,13 @@ struct member {
 };
 
 /* clang-format off */
+#define CT(format, groups)                                                                          \
+    "{\"quant_method\":\"compressed-tensors\",\"format\":" format ",\"config_groups\":" groups "}"
+#define INT8(strategy, activations)                                                                \
+    CT("\"int-quantized\"", "{\"g\":{\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":8,"          \
+                            "\"type\":\"int\",\"strategy\":" strategy "},\"input_activations\":"        \
+                            activations "}}")
+
 static const struct member LLAMA[] = {
     {"architectures", "[\"LlamaForCausalLM\"]"}, {"model_type", "\"llama\""}, {"hidden_act", "\"silu\""},
     {"num_hidden_layers", "32"}, {"hidden_size", "4096"}, {"num_attention_heads", "32"},
@@ -120,6 +127,8 @@ static void test_accepted(void **state)
         {LLAMA, "head_dim", "null"},
         {LLAMA, "head_dim", "64"},
         {LLAMA, "quantization_config", "null"},
+        {LLAMA, "quantization_config", INT8("\"channel\",\"symmetric\":true", "null")},
+        {LLAMA, "quantization_config", INT8("\"channel\"", "null")},
         {LLAMA, "partial_rotary_factor", "1.0"},
         {LLAMA, "something_else", "[1,{\"a\":null}]"},
         {QWEN2, "sliding_window", "null"},
@@ -200,7 +209,24 @@ static const struct {
     {QWEN2, "layer_types", "[\"full_attention\",\"sliding_attention\"]", "sliding_attention"},
     {QWEN2, "layer_types", "{}", NULL},
     {QWEN2, "layer_types", "[1]", NULL},
-    {LLAMA, "quantization_config", "{\"quant_method\":\"fp8\"}", NULL},
+    {LLAMA, "quantization_config", "[]", NULL},
+    {LLAMA, "quantization_config", "{}", NULL},
+    {LLAMA, "quantization_config", "{\"quant_method\":\"fp8\"}", "'fp8'"},
+    {LLAMA, "quantization_config", INT8("\"group\"", "null"), "'group'"},
+    {LLAMA, "quantization_config", INT8("\"channel\",\"symmetric\":false", "null"), "symmetric"},
+    {LLAMA, "quantization_config", INT8("\"channel\",\"symmetric\":1", "null"), "symmetric"},
+    {LLAMA, "quantization_config", INT8("\"channel\"", "{\"num_bits\":8}"), "input_activations"},
+    {LLAMA, "quantization_config", CT("\"pack-quantized\"", "{}"), "'pack-quantized'"},
+    {LLAMA, "quantization_config", CT("\"int-quantized\"", "{}"), "config_groups"},
+    {LLAMA, "quantization_config", CT("\"int-quantized\"", "{\"g\":{}}"), "weights"},
+    {LLAMA, "quantization_config",
+     CT("\"int-quantized\"", "{\"g\":{\"weights\":{\"num_bits\":4,\"type\":\"int\","
+                             "\"strategy\":\"channel\"}}}"),
+     "int8"},
+    {LLAMA, "quantization_config",
+     CT("\"int-quantized\"", "{\"g\":{\"weights\":{\"num_bits\":8,\"type\":\"float\","
+                             "\"strategy\":\"channel\"}}}"),
+     "'float'"},
     {LLAMA, "compression_config", "{}", NULL},
     {LLAMA, "is_encoder_decoder", "true", NULL},
     {LLAMA, "add_cross_attention", "true", NULL},
