@@ -110,7 +110,7 @@ static void expect_kept(const struct guard_case *c, const struct gd_policy *p, c
 
 static const char *const golden[] = {
     "blank", "breakout", "catalogue_exact", "catalogue_fits", "catalogue_late", "catalogue_long_lines", "catalogue_over", "catalogue_tie", "elided", "errors", "json", "one_call",
-    "parallel", "parts", "pending", "plain", "system", "system_between", "unanswered", "frames_git_status_log", "frames_git_wrong_function",
+    "parallel", "parts", "pending", "plain", "system", "system_between", "unanswered", "other_writings", "frames_git_status_log", "frames_git_wrong_function",
     "frames_time_convert", "frames_time_convert_2026", "frames_time_error", "frames_time_replay"};
 #define N_GOLDEN (sizeof golden / sizeof golden[0])
 

@@ -13,13 +13,21 @@
  * RENDERING "dialogue" (weights/train/render.py is its twin for training, tests/http checks that
  * they agree)
  *
- * S(text): what every external string goes through.
+ * S(text): what every external string but a name goes through.
  *   1. Invalid UTF-8 is replaced by U+FFFD, one per maximal bad subpart (Unicode 15, section 3.9;
  *      what Python's errors="replace" does).
- *   2. ASCII white space (space, \t, \n, \v, \f, \r) is trimmed at both ends.
+ *   2. ASCII white space (space, \t, \n, \v, \f, \r) is trimmed at both ends; then F.
  *   3. "\r\n", "\n" and "\r" become the two characters \n; tab becomes the two characters \t; the
  *      other characters below U+0020, U+007F, U+0080-U+009F, U+2028 and U+2029 become \uXXXX
  *      (lower-case hex). Nothing else changes; a backslash stays a backslash.
+ * F(text): other writings of a text become the plain one. Characters that are not shown
+ *   (Default_Ignorable_Code_Point) are left out; full-width letters and digits (U+FF10-FF19,
+ *   FF21-FF3A, FF41-FF5A) and mathematical alphabets and digits (U+1D400-1D6A3, 1D7CE-1D7FF) become
+ *   ASCII; then, in a word (a run of Latin, Greek and Cyrillic letters) that mixes Latin letters
+ *   with Greek or Cyrillic ones, those that look like a Latin letter become it (fold.c has the
+ *   list).
+ * N(text): S without F, and each character that is not shown becomes \uXXXX: names of functions and
+ *   servers, where a difference that nobody sees must stay one.
  * E(s, limit): elision of a sanitised string longer than `limit` bytes: the longest prefix of whole
  *   characters within head bytes, " [... N bytes sha256:XXXXXXXX ...] " with N the number of bytes
  *   left out and XXXXXXXX the first eight hex digits of the SHA-256 of the left out bytes, then the
@@ -27,7 +35,7 @@
  *   (integer division).
  * J(value): JSON as one line: members in their order (all of them, also those of equal name), ", "
  *   and ": " as separators, number texts as they came, strings decoded and written again with only
- *   \" \\ \n \r \t \b \f and \u00XX (below U+0020) escaped, then the rest of rule S.3; nothing is
+ *   \" \\ \n \r \t \b \f and \u00XX (below U+0020) escaped, then the rest of rule S.3, F before it; nothing is
  *   trimmed; lone surrogates become U+FFFD. (Python: json.dumps(ensure_ascii=False), numbers kept
  *   as text.)
  * V(text): a string that may hold JSON: when the trimmed text is a complete JSON object or array
@@ -43,13 +51,13 @@
  *                       pass for a call. Text that S leaves empty is no event: no line, and it ends
  *                       no waiting.
  *   call                ASSISTANT: <functioncall> {"name": N, "arguments": E(A, item_bytes)}
- *                       N is J(name); with a server known: {"server": J(server), "name": ...}. A is
+ *                       N is J(name), with N in place of S.3 there and for a server: {"server": ..., "name": ...}. A is
  *                       J of an arguments object, V of a string; missing, null or blank arguments
  *                       are {}.
  *   result              FUNCTION RESPONSE: E(V(text), item_bytes); J of a structured result in
  *                       place of V(text); an error result has "ERROR: " before it. With more than
  *                       one call waiting (the one answered counts) and a name known: FUNCTION
- *                       RESPONSE [S(name)]: ... An empty result (no text at all, error or not) is
+ *                       RESPONSE [N(name)]: ... An empty result (no text at all, error or not) is
  *                       NO RESPONSE.
  *   call never answered FUNCTION RESPONSE: NO RESPONSE  (written when the next user or assistant
  *                       text, or the next call after at least one result, arrives while calls still
@@ -57,7 +65,7 @@
  *                       that moment). A call at the end is pending. A call waits from its line
  *                       until its result or such a line; a result that comes later is still
  *                       written, and a result of no known call ends no waiting.
- *   tool definition     TOOL: E(line, tool_bytes) with line = S(name) "(" params ")" " - "
+ *   tool definition     TOOL: E(line, tool_bytes) with line = N(name) "(" params ")" " - "
  *                       S(description); params are the schema's properties joined by ", ", each
  *                       S(parameter) [?] ": " S(type), where ? marks one that `required` does not
  *                       list and type is its "type" when that is a string, else "any". An empty or
@@ -73,7 +81,7 @@
  * called one first. Similarity: Dice coefficient 2 * common / (n + m) (0 when n + m = 0) of the
  * sets of byte bigrams of the names as they came, ASCII letters lower-cased, first 128 bytes;
  * highest first, ties in catalogue order. A called name that no catalogue so far has (while there
- * is one) is announced once, before its call, by "TOOL: " E(S(name) " is not in the catalogue",
+ * is one) is announced once, before its call, by "TOOL: " E(N(name) " is not in the catalogue",
  * tool_bytes).
  *
  * RENDERING "mci": the same walk, but each event is a numbered flow of three lines, n counting from
@@ -81,7 +89,7 @@
  *   "<n>. <from> -> <to>\n   Type: <type>\n   Principle: <principle>\n"
  *   from, to    E(S(element), item_bytes) where the input gave it; else system -> client, user ->
  *               client, client -> user, client -> F (call), F -> client (result) with F =
- *               E(S(name)), or S(server) "/" S(name) with a server known, "server" for an empty
+ *               E(N(name)), or N(server) "/" N(name) with a server known, "server" for an empty
  *               name
  *   type        E(S(element)) where the input gave it; else E(S(text)) for text, for a call
  *               "function request " and the object of the dialogue's line, for a result "function

@@ -60,7 +60,7 @@ static int put_tool(struct gd_buf *b, const struct gd_tool *tool, struct gd_aren
     const int rc = read_required(a, tool->schema, &required);
     if (rc != GD_OK)
         return rc;
-    gd_text_sanitise(b, tool->name);
+    gd_text_name(b, tool->name);
     gd_buf_add(b, "(", 1);
     const struct gd_json *properties = gd_json_get(tool->schema, "properties");
     const bool object = gd_json_is(properties, GD_JSON_OBJECT);
@@ -309,7 +309,7 @@ static void write_similar(struct gd_render *r, uint32_t name)
 static void announce_unknown(struct gd_render *r, struct gd_str name)
 {
     r->scratch.len = 0;
-    gd_text_sanitise(&r->scratch, name);
+    gd_text_name(&r->scratch, name);
     gd_buf_z(&r->scratch, " is not in the catalogue");
     gd_buf_z(r->out, "TOOL: ");
     r->elided += gd_text_elide(r->out, (struct gd_str){r->scratch.data, r->scratch.len},

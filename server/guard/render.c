@@ -44,16 +44,24 @@ static void put_item(struct gd_render *r, struct gd_str text)
 /* Text of the assistant, which must not look like a call of its. */
 static void put_answer(struct gd_render *r, struct gd_str text)
 {
-    static const char call[] = "<functioncall>";
-    const struct gd_str s = gd_text_trim(text);
-    if (s.len < sizeof call - 1 || memcmp(s.ptr, call, sizeof call - 1) != 0) {
-        put_item(r, s);
-        return;
-    }
+    static const char call[] = "<functioncall>", escape[] = "\\u003c";
+    const size_t room = sizeof escape - 1;
     r->scratch.len = 0;
-    gd_buf_z(&r->scratch, "\\u003c");
-    gd_text_sanitise(&r->scratch, (struct gd_str){s.ptr + 1, s.len - 1});
-    put_scratch(r);
+    gd_buf_z(&r->scratch, escape);
+    gd_text_sanitise(&r->scratch, text);
+    struct gd_str s = {r->scratch.data, r->scratch.len};
+    if (r->scratch.failed) {
+        s.len = 0;
+    } else if (s.len >= room + sizeof call - 1 &&
+               memcmp(s.ptr + room, call, sizeof call - 1) == 0) {
+        memmove(r->scratch.data + room, s.ptr + room + 1,
+                s.len - room - 1); /* the escape is its < */
+        s.len--;
+    } else {
+        s.ptr += room;
+        s.len -= room;
+    }
+    r->elided += gd_text_elide(r->out, s, r->policy->budget.item_bytes);
 }
 
 static bool is_mci(const struct gd_render *r)
@@ -65,10 +73,10 @@ static void put_function(struct gd_render *r, const struct gd_event *ev)
 {
     r->scratch.len = 0;
     if (ev->server.len > 0) {
-        gd_text_sanitise(&r->scratch, ev->server);
+        gd_text_name(&r->scratch, ev->server);
         gd_buf_add(&r->scratch, "/", 1);
     }
-    gd_text_sanitise(&r->scratch, ev->name.len > 0 ? ev->name : GD_STR("server"));
+    gd_text_name(&r->scratch, ev->name.len > 0 ? ev->name : GD_STR("server"));
     put_scratch(r);
 }
 
@@ -120,11 +128,11 @@ static void put_call(struct gd_render *r, const struct gd_event *ev)
     gd_buf_add(r->out, "{", 1);
     if (ev->server.len > 0) {
         gd_buf_z(r->out, "\"server\": ");
-        gd_text_json_str(r->out, ev->server);
+        gd_text_json_name(r->out, ev->server);
         gd_buf_z(r->out, ", ");
     }
     gd_buf_z(r->out, "\"name\": ");
-    gd_text_json_str(r->out, ev->name);
+    gd_text_json_name(r->out, ev->name);
     gd_buf_z(r->out, ", \"arguments\": ");
     r->scratch.len = 0;
     if (ev->payload)
@@ -156,7 +164,7 @@ static void open_response(struct gd_render *r, struct gd_str name, bool several)
     gd_buf_z(r->out, "FUNCTION RESPONSE");
     if (several) {
         gd_buf_z(r->out, " [");
-        gd_text_sanitise(r->out, name);
+        gd_text_name(r->out, name);
         gd_buf_z(r->out, "]");
     }
     gd_buf_z(r->out, ": ");
@@ -186,7 +194,7 @@ static void on_text(struct gd_render *r, const struct gd_event *ev, bool show)
     const char *marker = ev->kind == GD_EVENT_SYSTEM ? "SYSTEM: "
                          : ev->kind == GD_EVENT_USER ? "USER: "
                                                      : "ASSISTANT: ";
-    if (gd_text_trim(ev->text).len == 0)
+    if (gd_text_blank(ev->text))
         return;
     if (ev->kind != GD_EVENT_SYSTEM)
         give_up(r, show);

@@ -65,8 +65,8 @@ static size_t plain_run(struct gd_str s, size_t i, bool json)
     return n;
 }
 
-/* Rule S.3, or with json the escapes of rule J. */
-static void put_escaped(struct gd_buf *b, struct gd_str s, bool json)
+/* Rule S.3, or with json the escapes of rule J; a name shows its invisible characters. */
+static void put_escaped(struct gd_buf *b, struct gd_str s, bool json, bool name)
 {
     size_t i = 0;
     while (i < s.len) {
@@ -82,7 +82,7 @@ static void put_escaped(struct gd_buf *b, struct gd_str s, bool json)
             gd_utf8_put(b, 0xFFFD);
         else if (json && (cp == '"' || cp == '\\'))
             gd_buf_add(b, (const char[]){'\\', (char)cp}, 2);
-        else if (is_control(cp))
+        else if (is_control(cp) || (name && gd_text_invisible(cp)))
             put_control(b, cp, json);
         else
             gd_buf_add(b, s.ptr + i, (size_t)n);
@@ -92,15 +92,50 @@ static void put_escaped(struct gd_buf *b, struct gd_str s, bool json)
     }
 }
 
+static bool is_ascii(struct gd_str s)
+{
+    unsigned char all = 0;
+    for (size_t i = 0; i < s.len; i++)
+        all |= (unsigned char)s.ptr[i];
+    return all < 0x80;
+}
+
+static void put_text(struct gd_buf *b, struct gd_str s, bool json)
+{
+    if (is_ascii(s)) {
+        put_escaped(b, s, json, false);
+        return;
+    }
+    struct gd_buf folded;
+    gd_buf_init(&folded, s.len * 3 + 1); /* U+FFFD for a wrong byte is the longest */
+    gd_text_fold(&folded, s);
+    put_escaped(b, (struct gd_str){folded.data, folded.len}, json, false);
+    if (b->failed == 0)
+        b->failed = folded.failed;
+    gd_buf_free(&folded);
+}
+
 void gd_text_sanitise(struct gd_buf *b, struct gd_str text)
 {
-    put_escaped(b, gd_text_trim(text), false);
+    put_text(b, gd_text_trim(text), false);
+}
+
+void gd_text_name(struct gd_buf *b, struct gd_str text)
+{
+    put_escaped(b, gd_text_trim(text), false, true);
 }
 
 void gd_text_json_str(struct gd_buf *b, struct gd_str s)
 {
     gd_buf_add(b, "\"", 1);
-    put_escaped(b, s, true);
+    put_text(b, s, true);
+    gd_buf_add(b, "\"", 1);
+}
+
+void gd_text_json_name(struct gd_buf *b, struct gd_str name)
+{
+    gd_buf_add(b, "\"", 1);
+    put_escaped(b, name, true, true);
     gd_buf_add(b, "\"", 1);
 }
 

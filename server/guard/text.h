@@ -1,4 +1,4 @@
-/* text.h - the rules S, E, J and V of guardian/prompt.h. Internal to server/guard. Any thread. */
+/* text.h - the rules S, N, F, E, J and V of guardian/prompt.h. Internal to server/guard. Any thread. */
 #ifndef GUARDIAN_GUARD_TEXT_H
 #define GUARDIAN_GUARD_TEXT_H
 
@@ -7,8 +7,21 @@
 /* text without ASCII white space at both ends. */
 struct gd_str gd_text_trim(struct gd_str text);
 
+/* Nothing is left of it by S. */
+bool gd_text_blank(struct gd_str text);
+
+/* Appends F(text). */
+void gd_text_fold(struct gd_buf *b, struct gd_str text);
+
+/* A character that is not shown (Default_Ignorable_Code_Point). */
+bool gd_text_invisible(uint32_t cp);
+
 /* Appends S(text). */
 void gd_text_sanitise(struct gd_buf *b, struct gd_str text);
+
+/* Appends N(text), and J of a name. */
+void gd_text_name(struct gd_buf *b, struct gd_str text);
+void gd_text_json_name(struct gd_buf *b, struct gd_str name);
 
 /* Appends J(value). value may be NULL: nothing. */
 void gd_text_json(struct gd_buf *b, const struct gd_json *value);

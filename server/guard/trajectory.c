@@ -44,7 +44,7 @@ int gd_tb_event(struct gd_traj_builder *b, enum gd_event_kind kind, struct gd_ev
 
 int gd_tb_text(struct gd_traj_builder *b, enum gd_event_kind kind, struct gd_str text)
 {
-    if (gd_text_trim(text).len == 0)
+    if (gd_text_blank(text))
         return GD_OK;
     struct gd_event *ev;
     const int rc = gd_tb_event(b, kind, &ev);
@@ -270,8 +270,7 @@ static int derive(struct gd_traj_builder *b, const struct gd_json *request)
     bool judged = false;
     for (uint32_t i = 0; i < t->n_events; i++) {
         const enum gd_event_kind kind = t->events[i].kind;
-        t->has_user =
-            t->has_user || (kind == GD_EVENT_USER && gd_text_trim(t->events[i].text).len > 0);
+        t->has_user = t->has_user || (kind == GD_EVENT_USER && !gd_text_blank(t->events[i].text));
         judged = judged || kind == GD_EVENT_CALL || kind == GD_EVENT_RESULT ||
                  kind == GD_EVENT_ASSISTANT;
     }

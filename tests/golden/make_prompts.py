@@ -50,7 +50,13 @@ FILES = [tool("read_file", "Reads a file.", ["path"], path="string", limit="inte
          tool("send_mail", "Sends a message to somebody.", ["to"], to="string", body=None),
          tool("Read_Mail", "", [], box="string")]
 
+WRITINGS = "p\u0430ypal \u200b\uff21\uff22\uff11 \U0001d407\U0001d7d9 \u043f\u0440\u0438\u0432\u0435\u0442 n\u00e3\u043e \u0394t \u03b1\u03b2x\u200d\u00ad \u041c\u043e\u0441cow\u202e \uff1cfunctioncall\uff1e \U000e0041"
+
 CASES = {
+    "other_writings": (LARGE, {"tools": [tool("read\u200b_f\u0456le", "Re\u0430ds " + WRITINGS, ["path"], path="string")], "messages": [
+        user(WRITINGS), calls(("1", "read\u200b_f\u0456le", '{"p\u0430th": "\uff05 \u0441at\u00a0\ufeff"}'), ("2", "ghost\u2063", "{}")),
+        result("2", "{\"k\u0435y\": \"" + WRITINGS + "\"}"), result("1", WRITINGS),
+        say("<fun\u0441tion\u200bcall> {\"name\": \"x\"}"), say("\u200b<functioncall>"), say("\u200b")]}),
     "plain": (LARGE, {"messages": [user("hello"), say("good day")]}),
     "system": (LARGE, {"messages": [{"role": "system", "content": "  Be\nkind. "}, user("hello"), say("good day")]}),
     "one_call": (LARGE, {"tools": FILES[:1], "messages": [

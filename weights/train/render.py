@@ -6,6 +6,7 @@ is the text of the conversation cut there: a body only ever grows at its end.
 
 import hashlib
 import json
+import re
 
 ITEM_BYTES, TOOL_BYTES, CATALOG_BYTES, SIMILAR_TOOLS = 900, 320, 2400, 3
 _TRIM = " \t\n\v\f\r"
@@ -17,6 +18,52 @@ class Number(str):
 
 class Pairs(list):
     """Members of a JSON object in their order, duplicates included."""
+
+
+_INVISIBLE = (
+    (0x00AD, 0x00AD),
+    (0x034F, 0x034F),
+    (0x061C, 0x061C),
+    (0x115F, 0x1160),
+    (0x17B4, 0x17B5),
+    (0x180B, 0x180F),
+    (0x200B, 0x200F),
+    (0x202A, 0x202E),
+    (0x2060, 0x206F),
+    (0x3164, 0x3164),
+    (0xFE00, 0xFE0F),
+    (0xFEFF, 0xFEFF),
+    (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFF8),
+    (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A),
+    (0xE0000, 0xE0FFF),
+)
+_PLAIN = {c: chr(c - 0xFEE0) for a, b in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)) for c in range(a, b + 1)}
+_PLAIN.update((c, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[(c - 0x1D400) % 52]) for c in range(0x1D400, 0x1D6A4))
+_PLAIN.update((c, "0123456789"[(c - 0x1D7CE) % 10]) for c in range(0x1D7CE, 0x1D800))
+_PLAIN.update((c, None) for a, b in _INVISIBLE for c in range(a, b + 1))
+_LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+_OTHER = (
+    "\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u03f5\u03f7-\u0481\u048a-\u052f"
+)
+_WORD = re.compile("[%s%s]+" % (_LATIN, _OTHER))
+_HAS = re.compile("[%s]" % _LATIN), re.compile("[%s]" % _OTHER)
+_LOOKALIKE = str.maketrans(
+    "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαικνορυχЅІЈАВЕКМНОРСТУХаеорсухѕіјһԁԛԝ", "ABEZHIKMNOPTYXaikvopuxSIJABEKMHOPCTYXaeopcyxsijhdqw"
+)
+
+
+def fold(text):
+    """Rule F."""
+    if text.isascii():
+        return text
+
+    def word(m):
+        w = m.group()
+        return w.translate(_LOOKALIKE) if all(h.search(w) for h in _HAS) else w
+
+    return _WORD.sub(word, text.translate(_PLAIN))
 
 
 def _escape_control(ch):
@@ -38,13 +85,32 @@ def _no_surrogates(text):
     return "".join("\ufffd" if 0xD800 <= ord(c) <= 0xDFFF else c for c in text)
 
 
+def _decoded(text):
+    if isinstance(text, bytes):
+        return text.decode("utf-8", "replace")
+    return text if text.isascii() else _no_surrogates(text)
+
+
 def sanitise(text):
     """Rule S of a string (bytes are decoded with U+FFFD for what is not UTF-8)."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "replace")
-    elif not text.isascii():
-        text = _no_surrogates(text)
-    return _s3(text.strip(_TRIM))
+    return _s3(fold(_decoded(text).strip(_TRIM)))
+
+
+def _shown(text):
+    """Characters that are not shown, as escapes."""
+    if text.isascii():
+        return text
+    return "".join("\\u%04x" % ord(c) if _PLAIN.get(ord(c), c) is None else c for c in text)
+
+
+def name_text(text):
+    """Rule N."""
+    return _shown(_s3(_decoded(text).strip(_TRIM)))
+
+
+def json_name(name):
+    """Rule J of a name."""
+    return _shown(_s3(_json_string(name)))
 
 
 def elide(s, limit):
@@ -83,14 +149,14 @@ def _json_text(v):
     if isinstance(v, Number):
         return str(v)
     if isinstance(v, str):
-        return _json_string(v)
+        return _json_string(fold(_no_surrogates(v)))
     if v is None or isinstance(v, bool):
         return {None: "null", True: "true", False: "false"}[v]
     if isinstance(v, (int, float)):
         return json.dumps(v)
     if isinstance(v, (dict, Pairs)):
         items = v.items() if isinstance(v, dict) else v
-        return "{" + ", ".join(_json_string(k) + ": " + _json_text(x) for k, x in items) + "}"
+        return "{" + ", ".join(_json_string(fold(_no_surrogates(k))) + ": " + _json_text(x) for k, x in items) + "}"
     return "[" + ", ".join(_json_text(x) for x in v) + "]"
 
 
@@ -147,7 +213,7 @@ def tool_line(tool, limit=TOOL_BYTES):
         kind = spec.get("type") if isinstance(spec, dict) else None
         kind = sanitise(kind) if isinstance(kind, str) else "any"
         params.append(sanitise(p) + ("" if p in required else "?") + ": " + kind)
-    line = sanitise(name) + "(" + ", ".join(params) + ")"
+    line = name_text(name) + "(" + ", ".join(params) + ")"
     if description:
         line += " - " + sanitise(description)
     return "TOOL: " + elide(line, limit)
@@ -197,7 +263,7 @@ class Renderer:
             if name in self.written:
                 return []
             self.written.add(name)
-            return ["TOOL: " + elide(sanitise(name) + " is not in the catalogue", self.tool_bytes)]
+            return ["TOOL: " + elide(name_text(name) + " is not in the catalogue", self.tool_bytes)]
         if not self.late:
             return []
         mine = _bigrams(name)
@@ -213,7 +279,7 @@ class Renderer:
     def _give_up(self):
         several = len(self.waiting) > 1
         out = [
-            "FUNCTION RESPONSE%s: NO RESPONSE" % (" [%s]" % sanitise(n) if several else "")
+            "FUNCTION RESPONSE%s: NO RESPONSE" % (" [%s]" % name_text(n) if several else "")
             for _, n in self.waiting
         ]
         self.waiting, self.answered = [], False
@@ -241,7 +307,7 @@ class Renderer:
             text = value_or_text(args) if isinstance(args, str) else canonical(args)
         out.append(
             'ASSISTANT: <functioncall> {"name": %s, "arguments": %s}'
-            % (canonical(name), elide(text, self.item))
+            % (json_name(name), elide(text, self.item))
         )
         self.waiting.append((call.get("id"), name))
         return out
@@ -272,7 +338,7 @@ class Renderer:
             shown = "NO RESPONSE"
         elif m.get("is_error"):
             shown = "ERROR: " + shown
-        return ["FUNCTION RESPONSE%s: %s" % (" [%s]" % sanitise(name) if several else "", shown)]
+        return ["FUNCTION RESPONSE%s: %s" % (" [%s]" % name_text(name) if several else "", shown)]
 
     def copy(self):
         """An independent renderer that goes on from here."""
