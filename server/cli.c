@@ -24,6 +24,8 @@ static const struct flag FLAGS[] = {
      "model directory: config.json, tokenizer.json, safetensors"},
     {"policy", "GUARDIAN_POLICY", "FILE", TEXT, AT(policy), 0,
      "policy file (default: policy.json of the model, else the built-in one)"},
+    {"operating-point", "GUARDIAN_OPERATING_POINT", "NAME", TEXT, AT(point), 0,
+     "operating point of the policy (default: its thresholds)"},
     {"device", "GUARDIAN_DEVICE", "DEVICE", TEXT, AT(device), 0,
      "auto (default: CUDA device 0, else the CPU), cpu, cuda or cuda:N"},
     {"dtype", "GUARDIAN_DTYPE", "TYPE", TEXT, AT(dtype), 0,
@@ -282,6 +284,7 @@ int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                    .on_step = hooks->on_step,
                    .model = {.progress = show_progress, .ctx = &last}},
         .policy_path = c->policy,
+        .operating_point = c->point,
         .deadline_ms = hooks->deadline_ms,
     };
     if (c->policy != NULL && access(c->policy, R_OK) != 0) {

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define MODEL_FLAGS "model policy device dtype threads log-level "
-#define ENGINE_FLAGS "max-batch-tokens kv-cache-mib no-prefix-cache verdict-cache "
+#define ENGINE_FLAGS "operating-point max-batch-tokens kv-cache-mib no-prefix-cache verdict-cache "
 
 static const struct gd_cli_command COMMANDS[] = {
     {"serve", NULL, false,

@@ -1,5 +1,5 @@
 /* test_policy.c - policies: the built-in one, every field and its refusals, templates from files, choices that are
- * exactly one token, and the part of a template that is encoded at load. */
+ * exactly one token, the part of a template that is encoded at load, and operating points. */
 #include "guardian/policy.h"
 
 #include <setjmp.h>
@@ -55,6 +55,8 @@ static void test_built_in(void **state)
     assert_int_equal(p->after_bytes, p->after_body.len);
     assert_true(p->after_body.len < 200);
     assert_true(p->flag_threshold <= p->block_threshold);
+    assert_int_equal(p->n_points, 0);
+    assert_null(p->point);
     gd_policy_close(p);
 }
 
@@ -99,6 +101,15 @@ static void test_fields(void **state)
     "]}"
 #define A "{\"text\":\"A\",\"label\":\"true\"}"
 #define B "{\"text\":\"B\",\"label\":\"data_injection\"}"
+
+static void expect_refused(const char *json, const char *message)
+{
+    struct gd_policy *p = (struct gd_policy *)1;
+    struct gd_err err = {0};
+    const int rc = gd_policy_parse(&p, gd_str_from(json), NULL, tokenizer, &err);
+    if (rc != GD_EPOLICY || err.code != GD_EPOLICY || p || !strstr(err.msg, message))
+        fail_msg("%s: %d '%s', not '%s'", json, rc, err.msg, message);
+}
 
 static void test_refusals(void **state)
 {
@@ -167,13 +178,175 @@ static void test_refusals(void **state)
          "{\"text\":\"e\",\"label\":\"true\"}," B "]}",
          "'e' is not exactly one token"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct gd_policy *p = (struct gd_policy *)1;
-        struct gd_err err = {0};
-        const int rc = gd_policy_parse(&p, gd_str_from(cases[i].json), NULL, tokenizer, &err);
-        if (rc != GD_EPOLICY || err.code != GD_EPOLICY || p || !strstr(err.msg, cases[i].message))
-            fail_msg("%s: %d '%s', not '%s'", cases[i].json, rc, err.msg, cases[i].message);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        expect_refused(cases[i].json, cases[i].message);
+}
+
+#define POINTS(list) P(",\"operating_points\":[" list "]")
+#define POINT(name) "{\"name\":\"" name "\",\"flag\":0.2,\"block\":0.7}"
+#define NAMED(fields) POINTS("{\"name\":\"p\"," fields "}")
+#define MEASURED(value) NAMED("\"flag\":0,\"block\":1,\"measured\":" value)
+#define NAME_32 "abcdefghijklmnopqrstuvwxyz-_0189"
+
+static void test_points(void **state)
+{
+    (void)state;
+    struct gd_policy *p =
+        make_policy(P(",\"thresholds\":{\"flag\":0.25,\"block\":0.75},\"operating_points\":["
+                      "{\"name\":\"strict\",\"flag\":0.125,\"block\":0.625,\"measured\":"
+                      "{\"recall\":0.95,\"false_positive_rate\":0.06,\"precision\":0.91}},"
+                      "{\"block\":0.5,\"flag\":0.5,\"name\":\"" NAME_32 "\"},"
+                      "{\"name\":\"7\",\"flag\":0,\"block\":1,\"measured\":"
+                      "{\"precision\":0,\"recall\":1,\"false_positive_rate\":1}}]"),
+                    tokenizer);
+    assert_int_equal(p->n_points, 3);
+    const struct gd_policy_point *a = &p->points[0], *b = &p->points[1], *c = &p->points[2];
+    expect_str(a->name, "strict");
+    assert_true(a->flag == 0.125 && a->block == 0.625 && a->measured);
+    assert_true(a->precision == 0.91 && a->recall == 0.95 && a->false_positive_rate == 0.06);
+    expect_str(b->name, NAME_32);
+    assert_true(b->flag == 0.5 && b->block == 0.5 && !b->measured);
+    assert_true(b->precision == 0 && b->recall == 0 && b->false_positive_rate == 0);
+    expect_str(c->name, "7");
+    assert_true(c->flag == 0 && c->block == 1 && c->measured);
+    assert_true(c->precision == 0 && c->recall == 1 && c->false_positive_rate == 1);
+    /* until one is chosen the thresholds count */
+    assert_null(p->point);
+    assert_true(p->flag_threshold == 0.25 && p->block_threshold == 0.75);
+    gd_policy_close(p);
+    p = make_policy(POINTS(POINT("a") "," POINT("b") "," POINT("c") "," POINT("d") "," POINT(
+                        "e") "," POINT("f") "," POINT("g") "," POINT("h")),
+                    tokenizer);
+    assert_int_equal(p->n_points, GD_POLICY_POINTS_MAX);
+    expect_str(p->points[GD_POLICY_POINTS_MAX - 1].name, "h");
+    gd_policy_close(p);
+}
+
+static void test_points_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *message;
+    } cases[] = {
+        {P(",\"operating_points\":{}"), "'operating_points' must be an array of 1 to 8 objects"},
+        {P(",\"operating_points\":null"), "'operating_points' must be an array of 1 to 8 objects"},
+        {POINTS(""), "'operating_points' must be an array of 1 to 8 objects"},
+        {POINTS(POINT("a") "," POINT("b") "," POINT("c") "," POINT("d") "," POINT("e") "," POINT(
+             "f") "," POINT("g") "," POINT("h") "," POINT("i")),
+         "'operating_points' must be an array of 1 to 8 objects"},
+        {POINTS(POINT("a") ",3"), "'operating_points[1]' must be an object, is a number"},
+        {POINTS("[]"), "'operating_points[0]' must be an object, is an array"},
+        {POINTS("{\"flag\":0,\"block\":1}"),
+         "'operating_points[0].name' must be a string, is missing"},
+        {POINTS("{\"name\":7,\"flag\":0,\"block\":1}"),
+         "'operating_points[0].name' must be a string, is a number"},
+        {POINTS(POINT("")), "'operating_points[0].name' must be 1 to 32 of [a-z0-9_-]"},
+        {POINTS(POINT(NAME_32 "x")), "'operating_points[0].name' must be 1 to 32 of [a-z0-9_-]"},
+        {POINTS(POINT("Strict")), "'operating_points[0].name' must be 1 to 32 of [a-z0-9_-]"},
+        {POINTS(POINT("a") "," POINT("a b")), "'operating_points[1].name' must be 1 to 32"},
+        {POINTS(POINT("a\\u0000")), "'operating_points[0].name' must be 1 to 32"},
+        {POINTS(POINT("caf\xC3\xA9")), "'operating_points[0].name' must be 1 to 32"},
+        {POINTS(POINT("thresholds")), "'operating_points[0].name' must not be 'thresholds'"},
+        {POINTS(POINT("a") "," POINT("a")), "'operating_points[1].name' repeats the name"},
+        {POINTS(POINT("a") "," POINT("b") "," POINT("a")),
+         "'operating_points[2].name' repeats the name of operating_points[0]: 'a'"},
+        {NAMED("\"block\":1"),
+         "'operating_points[0].flag' must be a number from 0 to 1, is missing"},
+        {NAMED("\"flag\":0"),
+         "'operating_points[0].block' must be a number from 0 to 1, is missing"},
+        {NAMED("\"flag\":null,\"block\":1"),
+         "'operating_points[0].flag' must be a number from 0 to 1, is null"},
+        {NAMED("\"flag\":0,\"block\":\"1\""),
+         "'operating_points[0].block' must be a number from 0 to 1, is a string"},
+        {NAMED("\"flag\":-0.1,\"block\":1"),
+         "'operating_points[0].flag' must be a number from 0 to 1, is -0.1"},
+        {NAMED("\"flag\":0,\"block\":1.01"),
+         "'operating_points[0].block' must be a number from 0 to 1, is 1.01"},
+        {NAMED("\"flag\":0.6,\"block\":0.5"),
+         "operating_points[0].block must not be below operating_points[0].flag"},
+        {NAMED("\"flag\":0,\"block\":1,\"f1\":1"), "unknown field 'operating_points[0].f1'"},
+        {NAMED("\"flag\":0,\"flag\":0,\"block\":1"), "duplicate key"},
+        {MEASURED("null"), "'operating_points[0].measured' must be an object, is null"},
+        {MEASURED("{}"),
+         "'operating_points[0].measured.precision' must be a number from 0 to 1, is missing"},
+        {MEASURED("{\"precision\":1,\"false_positive_rate\":0}"),
+         "'operating_points[0].measured.recall' must be a number from 0 to 1, is missing"},
+        {MEASURED("{\"precision\":1,\"recall\":1}"),
+         "'operating_points[0].measured.false_positive_rate' must be a number from 0 to 1, is "
+         "missing"},
+        {MEASURED("{\"precision\":1,\"recall\":1.5,\"false_positive_rate\":0}"),
+         "'operating_points[0].measured.recall' must be a number from 0 to 1, is 1.5"},
+        {MEASURED("{\"precision\":1,\"recall\":1,\"false_positive_rate\":-1}"),
+         "'operating_points[0].measured.false_positive_rate' must be a number from 0 to 1, is -1"},
+        {MEASURED("{\"precision\":1,\"recall\":1,\"false_positive_rate\":0,\"f1\":1}"),
+         "unknown field 'operating_points[0].measured.f1'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        expect_refused(cases[i].json, cases[i].message);
+}
+
+/* Refused, with the whole message, and nothing has changed. */
+static void expect_no_point(struct gd_policy *p, const char *name, const char *message)
+{
+    const struct gd_policy before = *p;
+    struct gd_err err = {0};
+    assert_int_equal(gd_policy_operate(p, name, &err), GD_EPOLICY);
+    assert_int_equal(err.code, GD_EPOLICY);
+    assert_string_equal(err.msg, message);
+    assert_ptr_equal(p->point, before.point);
+    assert_true(p->flag_threshold == before.flag_threshold);
+    assert_true(p->block_threshold == before.block_threshold);
+}
+
+static void test_operate(void **state)
+{
+    (void)state;
+    struct gd_policy *p =
+        make_policy(P(",\"operating_points\":[{\"name\":\"strict\",\"flag\":0.125,\"block\":0.625},"
+                      "{\"name\":\"wide\",\"flag\":0.75,\"block\":0.875}]"),
+                    tokenizer);
+    expect_no_point(p, "str", "the policy n has no operating point 'str': it has strict, wide");
+    expect_no_point(p, "thresholds",
+                    "the policy n has no operating point 'thresholds': it has strict, wide");
+    assert_int_equal(gd_policy_operate(p, "wide", NULL), GD_OK);
+    assert_ptr_equal(p->point, &p->points[1]);
+    assert_true(p->flag_threshold == 0.75 && p->block_threshold == 0.875);
+    expect_no_point(p, "", "the policy n has no operating point '': it has strict, wide");
+    assert_int_equal(gd_policy_operate(p, "strict", NULL), GD_OK);
+    assert_ptr_equal(p->point, &p->points[0]);
+    assert_true(p->flag_threshold == 0.125 && p->block_threshold == 0.625);
+    gd_policy_close(p);
+    p = make_policy(P(""), tokenizer);
+    expect_no_point(p, "strict", "the policy n has no operating point 'strict': it has none");
+    gd_policy_close(p);
+    p = make_policy(NULL, tokenizer);
+    expect_no_point(p, "strict", "the policy mcip has no operating point 'strict': it has none");
+    gd_policy_close(p);
+}
+
+/* The longest list of names is shown whole. */
+static void test_operate_lists_all(void **state)
+{
+    (void)state;
+    char json[2048], want[GD_ERR_MSG_MAX];
+    size_t n = (size_t)snprintf(
+        json, sizeof json, "%s",
+        "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," TWO_CHOICES
+        ",\"operating_points\":[");
+    size_t m =
+        (size_t)snprintf(want, sizeof want, "the policy n has no operating point 'x': it has ");
+    for (int i = 0; i < GD_POLICY_POINTS_MAX; i++) {
+        char name[33];
+        memset(name, 'a' + i, sizeof name - 1);
+        name[sizeof name - 1] = '\0';
+        n += (size_t)snprintf(json + n, sizeof json - n,
+                              "%s{\"name\":\"%s\",\"flag\":0,\"block\":1}", i ? "," : "", name);
+        m += (size_t)snprintf(want + m, sizeof want - m, "%s%s", i ? ", " : "", name);
     }
+    (void)snprintf(json + n, sizeof json - n, "]}");
+    struct gd_policy *p = make_policy(json, tokenizer);
+    expect_no_point(p, "x", want);
+    gd_policy_close(p);
 }
 
 /* A tokenizer without the marks of a chat format. */
@@ -365,10 +538,12 @@ static void test_after_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_built_in),      cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_marks_must_exist),
-        cmocka_unit_test(test_template_file), cmocka_unit_test(test_prefix),
-        cmocka_unit_test(test_after_bytes),
+        cmocka_unit_test(test_built_in),          cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_marks_must_exist),
+        cmocka_unit_test(test_template_file),     cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_after_bytes),       cmocka_unit_test(test_points),
+        cmocka_unit_test(test_points_refused),    cmocka_unit_test(test_operate),
+        cmocka_unit_test(test_operate_lists_all),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -15,6 +15,7 @@
 
 struct gd_cli {
     const char *model, *policy; /* policy may be NULL */
+    const char *point;          /* the policy's operating point; may be NULL */
     const char *device, *dtype; /* see device.h */
     const char *host;
     const char *log_level;

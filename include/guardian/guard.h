@@ -16,6 +16,7 @@ struct gd_guard_options {
     struct gd_engine_options engine;
     /* NULL: policy.json of the model directory if there, else the built-in mcip. */
     const char *policy_path;
+    const char *operating_point; /* of the policy; NULL: its thresholds */
     /* For requests without deadline_ms; 0: they may take as long as it takes. */
     int64_t deadline_ms;
 };

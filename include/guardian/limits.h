@@ -58,6 +58,7 @@
 /* Policy */
 #define GD_POLICY_CHOICES_MAX 32
 #define GD_POLICY_TEMPLATE_BYTES_MAX (256 * GD_KIB)
+#define GD_POLICY_POINTS_MAX 8 /* operating points of one policy */
 
 /* Engine */
 #define GD_THREADS_MAX 256

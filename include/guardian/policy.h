@@ -16,6 +16,10 @@
  *     policy
  *   thresholds: {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is
  *   `review`; default 0.5, 0.8
+ *   operating_points: 1 to GD_POLICY_POINTS_MAX of {name, flag, block, measured}, other pairs of
+ *   thresholds that gd_policy_operate may choose. name: 1 to 32 of [a-z0-9_-], none twice, not
+ *   "thresholds" (what no choice is called); flag and block as above, but both are needed; measured,
+ *   optional: {precision, recall, false_positive_rate}, all three, each 0 to 1. Default: none
  *
  * What a chat format puts around (M: a special token's id; everything else is text, encoded with
  * specials off; each run of text between two M is encoded as one string):
@@ -28,7 +32,7 @@
  *           M<|im_end|> \n M<|im_start|> assistant\n ANSWER_PREFIX
  *   none    [M<bos>] BEFORE BODY AFTER ANSWER_PREFIX
  * The system turn is there when `system` is given.
- * Immutable after load; any thread. */
+ * Immutable once loaded and operated; any thread. */
 #ifndef GUARDIAN_POLICY_H
 #define GUARDIAN_POLICY_H
 
@@ -53,6 +57,13 @@ struct gd_policy_choice {
     int32_t token; /* bound to the tokenizer at load */
 };
 
+struct gd_policy_point {
+    struct gd_str name;
+    double flag, block;
+    bool measured; /* the rest is known; zeros otherwise */
+    double precision, recall, false_positive_rate;
+};
+
 struct gd_policy {
     struct gd_str name;
     int64_t version;
@@ -67,7 +78,10 @@ struct gd_policy {
     uint32_t n_choices;
     enum gd_rendering rendering;
     struct gd_render_budget budget;
-    double flag_threshold, block_threshold;
+    double flag_threshold, block_threshold; /* those that count: of `point` when it is not NULL */
+    struct gd_policy_point points[GD_POLICY_POINTS_MAX];
+    uint32_t n_points;
+    const struct gd_policy_point *point; /* the active one of points; NULL: `thresholds` count */
     struct gd_ids prefix_ids; /* ids before the text that holds the body: chat markers, system turn,
                                * BOS, and the template up to its last cut before the body */
     struct gd_ids
@@ -82,6 +96,9 @@ int gd_policy_open(struct gd_policy **out, const char *path, const struct gd_tok
 /* The same from memory; base_dir resolves template_file (NULL: refused). */
 int gd_policy_parse(struct gd_policy **out, struct gd_str json, const char *base_dir,
                     const struct gd_tokenizer *t, struct gd_err *err);
+/* The flag and block of the operating point of that name replace the thresholds. Before the policy is
+ * shared. GD_EPOLICY, and nothing changed, when the policy has no such point: err lists those it has. */
+int gd_policy_operate(struct gd_policy *p, const char *name, struct gd_err *err);
 void gd_policy_close(struct gd_policy *p);
 
 #endif

@@ -101,10 +101,12 @@ static void leave(struct gd_guard *g)
     pthread_mutex_unlock(&g->lock);
 }
 
-/* The policy, and its prefix in the cache. */
-static int open_policy(struct gd_guard *g, const char *path, struct gd_err *err)
+/* The policy at its operating point, and its prefix in the cache. */
+static int open_policy(struct gd_guard *g, const char *path, const char *point, struct gd_err *err)
 {
     int rc = gd_policy_open(&g->policy, path, gd_engine_tokenizer(g->engine), err);
+    if (rc == GD_OK && point)
+        rc = gd_policy_operate(g->policy, point, err);
     if (rc != GD_OK)
         return rc;
     const struct gd_policy *p = g->policy;
@@ -136,7 +138,7 @@ int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, str
     g->deadline_ms = opt->deadline_ms;
     rc = gd_engine_open(&g->engine, &opt->engine, err);
     if (rc == GD_OK)
-        rc = open_policy(g, path, err);
+        rc = open_policy(g, path, opt->operating_point, err);
     free(path);
     if (rc != GD_OK) {
         gd_guard_close(g);

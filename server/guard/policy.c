@@ -13,6 +13,7 @@
 #define POLICY_ARENA_BYTES (32 * GD_POLICY_TEMPLATE_BYTES_MAX)
 #define ITEM_BYTES_MIN 64
 #define ITEM_BYTES_MAX (1 << 20)
+#define POINT_NAME_BYTES_MAX 32
 
 static const struct gd_json_limits policy_limits = {
     .bytes_max = POLICY_JSON_BYTES_MAX,
@@ -352,13 +353,114 @@ static int read_thresholds(struct loader *l)
     return rc;
 }
 
+/* A number from 0 to 1 that must be there. */
+static int want_share(struct loader *l, const struct gd_json *obj, const char *where,
+                      const char *key, double *out)
+{
+    const struct gd_json *v = gd_json_get(obj, key);
+    if (!gd_json_is(v, GD_JSON_NUMBER))
+        return gd_err_set(l->err, GD_EPOLICY, "field '%s%s' must be a number from 0 to 1, is %s",
+                          where, key, gd_json_type_name(v));
+    return as_policy(l, gd_json_want_f64(obj, where, key, 0, 1, out, l->err));
+}
+
+static int read_point_name(struct loader *l, const struct gd_json *v, const char *where,
+                           struct gd_policy_point *point)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
+    struct gd_str name = {"", 0};
+    const int rc = as_policy(l, gd_json_want_str(v, where, "name", true, &name, l->err));
+    if (rc != GD_OK)
+        return rc;
+    bool legal = name.len > 0 && name.len <= POINT_NAME_BYTES_MAX;
+    for (size_t i = 0; i < name.len && legal; i++)
+        legal = memchr(allowed, name.ptr[i], sizeof allowed - 1) != NULL;
+    if (!legal)
+        return gd_err_set(l->err, GD_EPOLICY, "field '%sname' must be 1 to %d of [a-z0-9_-]", where,
+                          POINT_NAME_BYTES_MAX);
+    if (gd_str_eqz(name, "thresholds"))
+        return gd_err_set(l->err, GD_EPOLICY,
+                          "field '%sname' must not be 'thresholds': that is what no choice of an "
+                          "operating point is called",
+                          where);
+    for (uint32_t k = 0; k < l->p->n_points; k++) {
+        if (gd_str_eq(l->p->points[k].name, name))
+            return gd_err_set(l->err, GD_EPOLICY,
+                              "field '%sname' repeats the name of operating_points[%u]: '%.*s'",
+                              where, (unsigned)k, (int)name.len, name.ptr);
+    }
+    return gd_str_dup(&l->p->arena, name, &point->name);
+}
+
+static int read_measured(struct loader *l, const struct gd_json *v, const char *where,
+                         struct gd_policy_point *point)
+{
+    static const char *const known[] = {"precision", "recall", "false_positive_rate", NULL};
+    double *const values[] = {&point->precision, &point->recall, &point->false_positive_rate};
+    char inner[48];
+    (void)snprintf(inner, sizeof inner, "%smeasured.", where);
+    if (v->type != GD_JSON_OBJECT)
+        return gd_err_set(l->err, GD_EPOLICY, "field '%smeasured' must be an object, is %s", where,
+                          gd_json_type_name(v));
+    int rc = refuse_unknown(l, v, inner, known);
+    for (int i = 0; known[i] && rc == GD_OK; i++)
+        rc = want_share(l, v, inner, known[i], values[i]);
+    point->measured = true;
+    return rc;
+}
+
+static int read_point(struct loader *l, const struct gd_json *v, struct gd_policy_point *point)
+{
+    static const char *const known[] = {"name", "flag", "block", "measured", NULL};
+    const struct gd_json *measured = gd_json_get(v, "measured");
+    char where[32];
+    (void)snprintf(where, sizeof where, "operating_points[%u].", (unsigned)l->p->n_points);
+    if (v->type != GD_JSON_OBJECT)
+        return gd_err_set(l->err, GD_EPOLICY,
+                          "field 'operating_points[%u]' must be an object, is %s",
+                          (unsigned)l->p->n_points, gd_json_type_name(v));
+    int rc = refuse_unknown(l, v, where, known);
+    if (rc == GD_OK)
+        rc = read_point_name(l, v, where, point);
+    if (rc == GD_OK)
+        rc = want_share(l, v, where, "flag", &point->flag);
+    if (rc == GD_OK)
+        rc = want_share(l, v, where, "block", &point->block);
+    if (rc == GD_OK && point->block < point->flag)
+        rc = gd_err_set(l->err, GD_EPOLICY, "%sblock must not be below %sflag", where, where);
+    if (rc == GD_OK && measured)
+        rc = read_measured(l, measured, where, point);
+    return rc;
+}
+
+static int read_points(struct loader *l)
+{
+    const struct gd_json *points = gd_json_get(l->root, "operating_points");
+    if (!points)
+        return GD_OK;
+    if (points->type != GD_JSON_ARRAY || points->n_children < 1 ||
+        points->n_children > GD_POLICY_POINTS_MAX)
+        return gd_err_set(l->err, GD_EPOLICY,
+                          "field 'operating_points' must be an array of 1 to %d objects",
+                          GD_POLICY_POINTS_MAX);
+    for (const struct gd_json *v = points->child; v; v = v->next) {
+        const int rc = read_point(l, v, &l->p->points[l->p->n_points]);
+        if (rc != GD_OK)
+            return rc;
+        l->p->n_points++;
+    }
+    return GD_OK;
+}
+
 static int read_fields(struct loader *l)
 {
     static const char *const known[] = {
-        "name", "version",       "template", "template_file", "remove", "chat",       "system",
-        "bos",  "answer_prefix", "choices",  "rendering",     "render", "thresholds", NULL};
-    static int (*const readers[])(struct loader *) = {
-        read_name, read_chat, read_bos, read_template, read_choices, read_budget, read_thresholds};
+        "name",      "version", "template",   "template_file",    "remove",
+        "chat",      "system",  "bos",        "answer_prefix",    "choices",
+        "rendering", "render",  "thresholds", "operating_points", NULL};
+    static int (*const readers[])(struct loader *) = {read_name,       read_chat,    read_bos,
+                                                      read_template,   read_choices, read_budget,
+                                                      read_thresholds, read_points};
     if (!gd_json_is(l->root, GD_JSON_OBJECT))
         return fail(l, "a policy must be a JSON object");
     if (l->root->flags & GD_JSON_F_DUPKEY)
@@ -426,6 +528,27 @@ int gd_policy_open(struct gd_policy **out, const char *path, const struct gd_tok
     free(dir);
     free(data);
     return rc;
+}
+
+int gd_policy_operate(struct gd_policy *p, const char *name, struct gd_err *err)
+{
+    char have[GD_POLICY_POINTS_MAX * (POINT_NAME_BYTES_MAX + 2) + 1] = "";
+    size_t len = 0;
+    for (uint32_t i = 0; i < p->n_points; i++) {
+        const struct gd_policy_point *point = &p->points[i];
+        if (gd_str_eqz(point->name, name)) {
+            p->flag_threshold = point->flag;
+            p->block_threshold = point->block;
+            p->point = point;
+            return GD_OK;
+        }
+        len += (size_t)snprintf(have + len, sizeof have - len, "%s%.*s", i > 0 ? ", " : "",
+                                (int)point->name.len, point->name.ptr);
+    }
+    const struct gd_str asked = gd_str_from(name);
+    return gd_err_set(err, GD_EPOLICY, "the policy %.*s has no operating point '%.*s': it has %s",
+                      (int)p->name.len, p->name.ptr, gd_text_shown(asked), asked.ptr,
+                      p->n_points > 0 ? have : "none");
 }
 
 void gd_policy_close(struct gd_policy *p)

@@ -222,6 +222,27 @@ static void put_backend(struct gd_json_writer *w, const struct gd_engine *e, uin
     gd_jw_object_end(w);
 }
 
+static void put_point(struct gd_json_writer *w, const struct gd_policy_point *point)
+{
+    gd_jw_object(w);
+    gd_jw_key(w, "name");
+    gd_jw_str(w, point->name);
+    gd_jw_put_f64(w, "flag", point->flag);
+    gd_jw_put_f64(w, "block", point->block);
+    gd_jw_key(w, "measured");
+    if (point->measured) {
+        gd_jw_object(w);
+        gd_jw_put_f64(w, "precision", point->precision);
+        gd_jw_put_f64(w, "recall", point->recall);
+        gd_jw_put_f64(w, "false_positive_rate", point->false_positive_rate);
+        gd_jw_object_end(w);
+    } else {
+        gd_jw_null(w);
+    }
+    gd_jw_object_end(w);
+}
+
+/* The thresholds are those that count. */
 static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
 {
     gd_jw_key(w, "policy");
@@ -233,6 +254,14 @@ static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
     gd_jw_put_i64(w, "choices", p->n_choices);
     gd_jw_put_f64(w, "flag_threshold", p->flag_threshold);
     gd_jw_put_f64(w, "block_threshold", p->block_threshold);
+    gd_jw_key(w, "operating_point");
+    gd_jw_str(w, p->point != NULL ? p->point->name : GD_STR("thresholds"));
+    gd_jw_key(w, "operating_points");
+    gd_jw_array(w);
+    for (uint32_t i = 0; i < p->n_points; i++) {
+        put_point(w, &p->points[i]);
+    }
+    gd_jw_array_end(w);
     gd_jw_object_end(w);
 }
 
