@@ -258,6 +258,7 @@ class Editor:
         self.ids = Ids()
         self.ids.n = 50 + r.randrange(50)
         self.priv, self.destructive = priv, destructive
+        self.domain, self.others = conv.get("domain"), conv.get("others") or {}
 
     # -- helpers
     def user_text(self):
@@ -294,11 +295,11 @@ class Editor:
 
     def other(self):
         for _ in range(20):
-            o = self.pool(self.r)
+            o = self.pool(self.r, self.domain if self.r.random() < 0.35 else None)
             mine = {k["function"]["name"] for m in self.m for k in m.get("tool_calls") or []}
             if o["call"]["name"] not in mine:
                 break
-        if self.tools and self.r.random() < 0.25:
+        if self.tools and self.domain is None and self.r.random() < 0.25:
             free = [t for t in self.tools if units_name(t) not in mine]
             if free:
                 o = from_tool(self.r, self.r.choice(free))
@@ -377,7 +378,9 @@ class Editor:
         k = self.m[i]["tool_calls"][0]["function"]
         args = calls_of(self.m[i])[0]["args"]
         own = next((t for t in self.tools if units_name(t) == k["name"]), None)
-        tool, args = (self.priv or make_priv)(r, k["name"], own, args, self.user_text())
+        tool, args = (self.priv or make_priv)(
+            r, k["name"], own, args, self.user_text(), self.domain
+        )
         k["name"], k["arguments"] = tool["name"], json.dumps(args, ensure_ascii=False)
         self.offer(tool, 0.75)
         self.mark_rest(i, C)
@@ -441,7 +444,8 @@ class Editor:
         ]
         if not close:
             return False
-        j = r.choice(close)
+        linked = [j for j in close if self.m[g[j + 1][0]].get("after")]
+        j = r.choice(linked or close)
         (i1, r1, _), (i2, r2, _) = g[j], g[j + 1]
         if len(r1) != len(r2) or not r1:
             return False
@@ -450,7 +454,7 @@ class Editor:
         x = r.random()
         for a, b in [(i1, i2)] + list(zip(r1, r2)):
             self.m[a], self.m[b] = self.m[b], self.m[a]
-        if x < 0.12:  # the check is forgotten until the end or never made
+        if x < 0.25:  # the check is forgotten until the end or never made
             self.cut_after(i1 + 1 + len(r1))
         self.mark_rest(i1, F)
         return True
@@ -521,7 +525,7 @@ class Editor:
             args[a], args[b] = args[b], args[a]
         else:
             for a in hit:
-                new = change_value(r, args[a], a, user)
+                new = self.another(args[a], a, user)
                 swaps.append((str(args[a]), str(new)))
                 args[a] = new
         k["arguments"] = json.dumps(args, ensure_ascii=False)
@@ -533,6 +537,21 @@ class Editor:
                 self.m[j]["content"] = self.m[j]["content"].replace(old, new)
         self.mark_rest(i, H)
         return True
+
+    def another(self, v, key, user):
+        """A wrong value: one that the same scene could have had, or one of the same kind."""
+        text = v if isinstance(v, str) else json.dumps(v)
+        known = [k for k in self.others if k in text and len(k) > 1 or k == text]
+        if known and not isinstance(v, bool) and self.r.random() < 0.7:
+            k = max(known, key=len)
+            new = text.replace(k, self.r.choice(self.others[k]))
+            try:
+                new = new if isinstance(v, str) else json.loads(new)
+            except ValueError:
+                new = v
+            if new != v:
+                return new
+        return change_value(self.r, v, key, user)
 
     def data_injection(self):
         r, g = self.r, self.last_group()
@@ -657,8 +676,11 @@ def from_tool(r, t):
     }
 
 
-def make_priv(r, name, own, args, user):
+def make_priv(r, name, own, args, user, domain=None):
     """A function with more rights than needed, and how it is called for the same purpose."""
+    got = domain.stronger(r, name, args) if domain is not None and r.random() < 0.7 else None
+    if got:
+        return got
     w = units.words_of(name)
     x = r.random()
     desc = (own or {}).get("description") or " ".join(w).capitalize()

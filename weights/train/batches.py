@@ -13,7 +13,6 @@ import render
 from attacks import B, I, LABELS
 
 INDEX = {l: i for i, l in enumerate(LABELS)}
-BUCKETS = ((576, 8), (1152, 4))
 MASKED_IN_REQUEST = [INDEX[B], INDEX[I]]
 
 
@@ -80,14 +79,6 @@ def target(label):
     return t
 
 
-def described(case):
-    out = {}
-    for t in case.get("tools") or []:
-        n, d, _ = render.tool_fields(t)
-        out[n] = d
-    return out
-
-
 class Sample:
     __slots__ = ("ids", "cases", "lines", "alts", "n")
 
@@ -115,126 +106,144 @@ def sample(enc, case, r=None, max_cases=8):
         + sum(len(more) + len(enc.after) * len(k) for _, more, k in alts)
     )
     s.lines = []
-    if r is not None:
-        desc = described(case)
-        for text, a, b in lines:
-            if b > stop:
-                break
-            key, kind = None, text[:4]
-            if kind == "USER":
-                key = text[6:]
-            elif kind == "TOOL":
-                key = desc.get(text[6:].split("(", 1)[0])
-            elif text.startswith("ASSISTANT: <functioncall>"):
-                key, kind = desc.get(text.split('"name": "', 1)[1].split('"', 1)[0]), "CALL"
-            s.lines.append((kind, a, b, key))
+    for text, a, b in lines if r is not None else ():
+        if b > stop:
+            break
+        s.lines.append(("CALL" if text.startswith("ASSISTANT: <functioncall>") else text[:4], a, b))
     return s
 
 
-def collate(enc, rows_of, width):
-    """rows_of: one list of samples for every row, packed one behind the other"""
-    rows = len(rows_of)
-    ids = np.zeros((rows, width), np.int64)
-    pos = np.zeros((rows, width), np.int64)
-    seg = np.full((rows, width), -1, np.int32)  # one number for every trunk, alternative and branch
-    up = np.full(
-        (2, rows, width), -2, np.int32
-    )  # the segments that it continues: trunk, alternative
-    limit = np.zeros((2, rows, width), np.int32)  # and up to where
-    at, targets, req, starts = [], [], [], []
-    for b, row in enumerate(rows_of):
-        o = g = 0
-        for s in row:
-            n, first = len(s.ids), g
-            z = slice(o, o + n)
-            ids[b, z], pos[b, z], seg[b, z] = s.ids, np.arange(n), first
-            starts.append(b * width + o)
-            base, o = o, o + n
+def place(enc, s):
+    """One sample as (ids, positions, mask [n, n] bool, [(place of the answer, request, target)])."""
+    ids, pos = list(s.ids), list(range(len(s.ids)))
+    seg = [0] * len(ids)  # one number for every trunk, alternative and branch
+    up = [[(-1, 0), (-1, 0)]]  # the segments that it continues, and up to where
+    cases = []
 
-            def segment(tokens, start, links):
-                nonlocal o, g
-                g += 1
-                z = slice(o, o + len(tokens))
-                ids[b, z], pos[b, z], seg[b, z] = tokens, np.arange(start, start + len(tokens)), g
-                for i, (u, l) in enumerate(links):
-                    up[i, b, z], limit[i, b, z] = u, l
-                o += len(tokens)
+    def segment(tokens, start, links):
+        ids.extend(tokens)
+        pos.extend(range(start, start + len(tokens)))
+        seg.extend([len(up)] * len(tokens))
+        up.append(links + [(-1, 0)] * (2 - len(links)))
 
-            def ask(start, links, case):
-                segment(enc.after, start, links)
-                at.append(b * width + o - 1)
-                req.append(case[1])
-                targets.append(case[2])
+    def ask(start, links, case):
+        segment(enc.after, start, links)
+        cases.append((len(ids) - 1, case[1], case[2]))
 
-            for case in s.cases:
-                ask(case[0], [(first, base + case[0])], case)
-            for begin, more, cases in s.alts:
-                here = o
-                segment(more, begin, [(first, base + begin)])
-                mine = g
-                for case in cases:
-                    ask(begin + case[0], [(first, base + begin), (mine, here + case[0])], case)
-            g += 1
-    ids, pos, seg, up, limit = map(torch.from_numpy, (ids, pos, seg, up, limit))
-    i = torch.arange(width)
-    mask = (seg[:, None, :] == seg[:, :, None]) & (i[None, None, :] <= i[None, :, None])
-    for u, l in zip(up, limit):
-        mask |= (seg[:, None, :] == u[:, :, None]) & (i[None, None, :] < l[:, :, None])
-    bias = torch.zeros(rows, 1, width, width, dtype=torch.bfloat16).masked_fill_(
-        ~mask[:, None], float("-inf")
-    )
-    return (
-        ids,
-        pos,
-        bias,
-        torch.tensor(at),
-        torch.from_numpy(np.array(targets)),
-        torch.tensor(req),
-        starts,
-    )
+    for case in s.cases:
+        ask(case[0], [(0, case[0])], case)
+    for begin, more, judged in s.alts:
+        here, mine = len(ids), len(up)
+        segment(more, begin, [(0, begin)])
+        for case in judged:
+            ask(begin + case[0], [(0, begin), (mine, here + case[0])], case)
+    seg, up = np.array(seg), np.array(up)
+    i = np.arange(len(ids))
+    mask = (seg[None, :] == seg[:, None]) & (i[None, :] <= i[:, None])
+    for k in (0, 1):
+        of, stop = up[seg, k, 0], up[seg, k, 1]
+        mask |= (seg[None, :] == of[:, None]) & (i[None, :] < stop[:, None])
+    return ids, pos, mask, cases
 
 
-def pack(samples, width):
-    """Rows of samples whose lengths fit into width, first fit of the longest first."""
-    rows, free = [], []
-    for s in sorted(samples, key=lambda s: -s.n):
-        i = next((i for i, f in enumerate(free) if f >= s.n), None)
-        if i is None:
-            rows.append([])
-            free.append(width)
-            i = len(rows) - 1
-        rows[i].append(s)
-        free[i] -= s.n
-    return rows
+class Batch:
+    """What one forward pass takes and is judged by."""
+
+    NAMES = ("ids", "pos", "back", "at", "targets", "req", "lm_at", "lm_ids")
+
+    def to(self, device):
+        for n in self.NAMES:
+            setattr(self, n, getattr(self, n).to(device))
+        self.groups = [(rows.to(device), mask.to(device)) for rows, mask in self.groups]
+        return self
 
 
-def grouped(samples, r=None, buckets=BUCKETS):
-    """Batches (rows of samples, width); what is longer than the last bucket is left out."""
-    out, low = [], 0
-    for width, count in buckets:
-        rows = pack([s for s in samples if low < s.n <= width and (s.cases or s.alts)], width)
-        low = width
-        if r is not None:
-            r.shuffle(rows)
-        out += [
-            (rows[i : i + count], width)
-            for i in range(0, len(rows), count)
-            if r is None or len(rows) - i >= count
-        ]
-    if r is not None:
-        r.shuffle(out)
+def similar(lengths, pad):
+    """Numbers of samples in groups whose shorter ones are padded by at most this share."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    out = []
+    for i in order:
+        if out and lengths[i] >= lengths[out[-1][0]] * (1 - pad):
+            out[-1].append(i)
+        else:
+            out.append([i])
     return out
 
 
-def stream(path, enc, seed, chunk=1500):
-    """Endless (rows of samples, width) of training."""
-    r = random.Random(seed)
-    while True:
-        with open(path) as f:
-            buf = []
-            for line in f:
-                buf.append(sample(enc, json.loads(line), r))
-                if len(buf) == chunk:
-                    yield from grouped(buf, r)
-                    buf = []
-            yield from grouped(buf, r)
+def collate(enc, samples, r=None, lm=0.0, pad=0.0):
+    """A Batch of samples; lm: share of the trunks' tokens to predict (r draws them); pad as in similar()"""
+    b = Batch()
+    placed = [place(enc, s) for s in samples]
+    starts = np.cumsum([0] + [len(p[0]) for p in placed])
+    b.ids = torch.tensor([x for p in placed for x in p[0]])
+    b.pos = torch.tensor([x for p in placed for x in p[1]])
+    cases = [(int(o) + at, req, t) for o, p in zip(starts, placed) for at, req, t in p[3]]
+    b.at = torch.tensor([c[0] for c in cases])
+    b.req = torch.tensor([c[1] for c in cases])
+    b.targets = torch.from_numpy(np.array([c[2] for c in cases]))
+    b.groups, back, stands = [], np.zeros(len(b.ids), np.int64), 0
+    for group in similar([len(p[0]) for p in placed], pad):
+        width = len(placed[group[0]][0])
+        rows = np.zeros((len(group), width), np.int64)
+        mask = np.zeros((len(group), 1, width, width), bool)
+        mask[:, :, :, 0] = True  # a padded row may look somewhere
+        for k, i in enumerate(group):
+            n = len(placed[i][0])
+            rows[k, :n] = starts[i] + np.arange(n)
+            mask[k, 0, :n, :n] = placed[i][2]
+            back[starts[i] : starts[i] + n] = stands + k * width + np.arange(n)
+        stands += rows.size
+        bias = torch.zeros(mask.shape).masked_fill_(~torch.from_numpy(mask), float("-inf"))
+        b.groups.append((torch.from_numpy(rows), bias))
+    b.back = torch.from_numpy(back)
+    lm_at, lm_ids = next_tokens(samples, starts, r, lm) if lm else ([], [])
+    b.lm_at, b.lm_ids = torch.tensor(lm_at, dtype=torch.long), torch.tensor(lm_ids, dtype=torch.long)
+    return b
+
+
+def next_tokens(samples, starts, r, share):
+    """Places of the trunks and the tokens that follow there: some of the calls, few of the rest."""
+    at, ids = [], []
+    for base, s in zip(starts, samples):
+        for kind, x, y in s.lines:
+            p = share * (0.02 if kind == "TOOL" else 1 if kind == "CALL" else 0.2)
+            for j in range(x, y - 1):
+                if r.random() < p:
+                    at.append(int(base) + j)
+                    ids.append(s.ids[j + 1])
+    return at, ids
+
+
+def grouped(samples, tokens):
+    """Batches of at most so many tokens, and of one sample at least."""
+    out, n = [], 0
+    for s in samples:
+        if not s.cases and not s.alts:
+            continue
+        if out and n + s.n > tokens:
+            yield out
+            out, n = [], 0
+        out.append(s)
+        n += s.n
+    if out:
+        yield out
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Endless batches of training, in the order of the file; each of several workers reads its share of it."""
+
+    def __init__(self, path, enc, seed, tokens, longest, lm, pad):
+        self.path, self.enc, self.seed, self.tokens = path, enc, seed, tokens
+        self.longest, self.lm, self.pad = longest, lm, pad
+
+    def __iter__(self):
+        w = torch.utils.data.get_worker_info()
+        mine, of = (w.id, w.num_workers) if w else (0, 1)
+        r = random.Random(self.seed + mine)
+        torch.set_num_threads(1 if w else torch.get_num_threads())
+        while True:
+            with open(self.path) as f:
+                each = (json.loads(x) for n, x in enumerate(f) if n % of == mine)
+                samples = (sample(self.enc, x, r) for x in each)
+                for group in grouped((s for s in samples if s.n <= self.longest), self.tokens):
+                    yield collate(self.enc, group, r, self.lm, self.pad)

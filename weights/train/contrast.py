@@ -13,7 +13,7 @@ from attacks import A, B, C, D, E, F, G, H, I, J, K, Editor, Ids, calls_of, grou
 
 def alternatives(maker, r, conv, limit):
     """(tools to offer, alternatives)"""
-    ed = Editor(r, conv, maker.pool)
+    ed = Editor(r, conv, maker.pool, None, maker.destructive)
     gs = [g for g in groups(conv["messages"]) if g[1]]
     if not gs:
         return [], []
@@ -97,7 +97,7 @@ def replay(maker, r, ed, m, g, offers):
 def wrong_arguments(maker, r, ed, m, g, offers):
     if not single(m, g):
         return None
-    e = Editor(r, {"tools": [], "messages": m[: g[1][-1] + 1]}, None)
+    e = Editor(r, {"tools": [], "messages": m[: g[1][-1] + 1], "others": ed.others}, None)
     e.last_group = lambda single=False: (g[0], g[1], None)
     if not e.wrong_arguments_intent_injection():
         return None
@@ -109,7 +109,7 @@ def privileged(maker, r, ed, m, g, offers):
         return None
     call = calls_of(m[g[0]])[0]
     own = next((t for t in ed.tools if attacks.units_name(t) == call["name"]), None)
-    tool, args = attacks.make_priv(r, call["name"], own, call["args"], ed.user_text())
+    tool, args = attacks.make_priv(r, call["name"], own, call["args"], ed.user_text(), ed.domain)
     offers.append(tool)
     c = ed.ids.call([{"name": tool["name"], "args": args}], m[g[0]].get("content"))
     return alt(g[0], [c, Ids.result(c, 0, m[g[1][0]]["content"])], two(C))
@@ -198,7 +198,7 @@ def destructive(maker, r, ed, m, g, offers):
             [say("user", u["user"]), c, Ids.result(c, 0, u["results"][0])],
             [[2, "request", A], [3, "response", A]],
         )
-    user, tool, call, result, answer = attacks.make_destructive(r)
+    user, tool, call, result, answer = maker.destructive(r)
     if x < 0.45:
         return alt(
             at,
@@ -220,8 +220,15 @@ def destructive(maker, r, ed, m, g, offers):
     )
 
 
+def conv_links(m, gs):
+    return [k for k in range(1, len(gs)) if m[gs[k][0]].get("after")]
+
+
 def too_early(r, m, gs):
-    a, b = gs[0], gs[1]
+    k = r.choice(conv_links(m, gs) or [1])
+    a, b = gs[k - 1], gs[k]
+    if conv_links(m, gs) and not m[b[0]].get("after"):
+        return None
     if json.dumps(calls_of(m[a[0]])) == json.dumps(calls_of(m[b[0]])) or any(
         x["role"] == "user" for x in m[a[0] : b[0]]
     ):
@@ -238,11 +245,11 @@ def make(maker, r, n):
     import make_data
 
     if r.random() < 0.22:
-        conv = maker.ordered(r, r.choice(("dep", "conv", "conv")))
+        conv = maker.ordered(r)
         conv["ordered"] = True
     else:
         conv = maker.conversation(r)
-    conv = copy.deepcopy(conv)
+    conv = {**conv, "tools": copy.deepcopy(conv["tools"]), "messages": copy.deepcopy(conv["messages"])}
     offers, alts = alternatives(maker, r, conv, r.choice((3, 4, 5, 6)))
     if conv["tools"]:
         names = {attacks.units_name(t) for t in conv["tools"]}
@@ -255,7 +262,9 @@ def make(maker, r, n):
                 )
     ed = Editor(r, conv, None)
     alts = copy.deepcopy(alts)
-    make_data.rename(r, ed.tools, ed.m, [x for a in alts for x in a["messages"]])
+    more = [x for a in alts for x in a["messages"]]
+    make_data.rename(r, ed.tools, ed.m, more, conv.get("domain"))
+    make_data.vary(r, ed.tools, ed.m)
     return {
         "id": "contrast-%d" % n,
         "source": conv["source"],

@@ -16,6 +16,8 @@ import random
 
 import attacks
 import contrast
+import noise
+import stage
 import units
 import values
 from attacks import A, LABELS, Ids, say
@@ -132,11 +134,19 @@ def know(r):
 
 
 class Maker:
-    def __init__(self, src):
-        self.src = src
+    def __init__(self, src, scenes, written):
+        self.src, self.stage, self.written = src, scenes, written
         self.ease = 0.0  # share of conversations kept short and plain
 
-    def pool(self, r):
+    def destructive(self, r):
+        got = self.stage.order(r) if r.random() < 0.6 else None
+        return got or attacks.make_destructive(r)
+
+    def pool(self, r, near=None):
+        if r.random() < self.written or near is not None:
+            got = self.stage.part(r, near)
+            if got:
+                return got
         u = self.src.unit(r)
         i = r.randrange(len(u["calls"]))
         c = u["calls"][i]
@@ -275,6 +285,11 @@ class Maker:
         return out
 
     def conversation(self, r, kind=None):
+        if kind is None and r.random() < self.written:
+            conv = self.stage.conversation(r)
+            if conv["tools"] and r.random() < 0.12:
+                self.strangers(r, conv)
+            return conv
         ids = Ids()
         us = [self.src.unit(r, kind)]
         plain = r.random() < self.ease
@@ -301,13 +316,34 @@ class Maker:
             m += [say("user", t[0]), say("assistant", t[1])]
         return {"tools": tools, "messages": m, "source": us[0]["kind"]}
 
+    def strangers(self, r, conv):
+        """Functions of other servers among those offered."""
+        names = {t["name"] for t in conv["tools"]}
+        for _ in range(r.choice((1, 2, 3, 3, 8, 20))):
+            t = self.pool(r)["tool"]
+            if t["name"] not in names:
+                names.add(t["name"])
+                conv["tools"].insert(
+                    r.randint(0, len(conv["tools"])),
+                    {k: t[k] for k in ("name", "description", "parameters") if k in t},
+                )
+
+    def by_hand(self, r, label):
+        """An attack of the catalogue as it was written, sometimes after other business."""
+        conv = self.stage.play(r, r.choice(self.stage.risky[label]))
+        ed = attacks.Editor(r, conv, self.pool)
+        ed.marks = conv["marks"]
+        if r.random() < 0.2 and ed.m[0]["role"] != "system":
+            d = conv["domain"]
+            more = self.stage.play(r, (d, r.choice([s for s in d.scenes if s.label == "A"])))
+            ed.put(0, more["messages"], more["marks"])
+        return conv["source"], ed
+
     def trajectory(self, r, label):
+        if label in self.stage.risky and r.random() < 0.55 * self.written:
+            return self.by_hand(r, label)
         while True:
             kind = None
-            if label == attacks.F:
-                kind = r.choice(("dep", "conv", "conv", "conv"))
-                if kind == "dep" and not self.src.pairs:
-                    kind = "conv"
             if label == A and r.random() < 0.12:
                 tools = [self.pool(r)["tool"] for _ in range(r.choice((0, 0, 1, 2)))]
                 conv = {
@@ -319,12 +355,16 @@ class Maker:
                     "source": "own",
                 }
             else:
-                conv = self.ordered(r, kind) if label == attacks.F else self.conversation(r, kind)
-            ed = attacks.Editor(r, conv, self.pool)
+                conv = self.ordered(r) if label == attacks.F else self.conversation(r, kind)
+            ed = attacks.Editor(r, conv, self.pool, None, self.destructive)
             if label == A or getattr(ed, label)():
                 return conv["source"], ed
 
-    def ordered(self, r, kind):
+    def ordered(self, r):
+        """A conversation with calls in an order that matters."""
+        if r.random() < self.written:
+            return self.stage.conversation(r, linked=True)
+        kind = r.choice(("dep", "conv", "conv", "conv")) if self.src.pairs else "conv"
         for _ in range(50):
             u = self.src.unit(r, kind)
             if u["ordered"]:
@@ -342,22 +382,13 @@ class Maker:
         }
 
 
-def rename(r, tools, messages, more=()):
+def rename(r, tools, messages, more=(), domain=None):
     """Another naming style for functions and parameters of one trajectory."""
     style = r.choice(("keep", "keep", "snake", "camel", "pascal", "kebab", "dot"))
     pstyle = r.choice(("keep", "keep", "keep", "snake", "camel"))
-    server = r.choice(
-        (
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
-            "mcp__%s__" % r.choice(values.W["repo"]).replace("/", "_"),
-            r.choice(values.W["noun"]) + ".",
-        )
-    )
+    own = domain.server if domain is not None and domain.server else r.choice(values.W["repo"])
+    own = own.replace("/", "_").replace(" ", "-")
+    server = r.choice(("",) * 7 + ("mcp__%s__" % own, own + "__", own + "."))
     if style == pstyle == "keep" and not server:
         return
     taken = {}
@@ -416,10 +447,52 @@ def cases_of(ed):
     return out
 
 
+def lengthen(r, messages):
+    """A result becomes longer than what is shown of it."""
+    results = [m for m in messages if m["role"] == "tool" and len(m["content"]) > 20]
+    if not results:
+        return
+    m = r.choice(results)
+    rows = [
+        {"id": values.code(r), "title": values.sentence(r), "date": values.date(r)[1]}
+        for _ in range(r.randint(6, 30))
+    ]
+    try:
+        v = json.loads(m["content"])
+    except ValueError:
+        v = None
+    if isinstance(v, dict):
+        v[r.choice(("history", "items", "related", "log", "debug"))] = rows
+        m["content"] = json.dumps(v, ensure_ascii=False)
+    else:
+        m["content"] += "\n" + "\n".join(" ".join(map(str, x.values())) for x in rows)
+
+
+def vary(r, tools, messages):
+    """Other writings that leave the label as it is."""
+    if r.random() < 0.05:
+        lengthen(r, messages)
+    if r.random() < 0.22:
+        noise.train(r, tools, messages)
+
+
+def without_user(r, ed, label):
+    """The same seen by a gateway that knows no user turns; False where the label would not be seen any more."""
+    if label not in (A, attacks.C, attacks.K, attacks.B):
+        return
+    keep = [i for i, m in enumerate(ed.m) if m["role"] != "user"]
+    if not any(ed.m[i].get("tool_calls") for i in keep):
+        return
+    ed.m, ed.marks = [ed.m[i] for i in keep], [ed.marks[i] for i in keep]
+
+
 def make(maker, r, n, share):
     label = A if r.random() < share else r.choice(LABELS[1:])
     source, ed = maker.trajectory(r, label)
-    rename(r, ed.tools, ed.m)
+    if r.random() < 0.07:
+        without_user(r, ed, label)
+    rename(r, ed.tools, ed.m, (), ed.domain)
+    vary(r, ed.tools, ed.m)
     cases = cases_of(ed)
     return {
         "id": "%s-%d" % (source, n),
@@ -437,16 +510,20 @@ def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--data", default=os.path.join(here, "../../../shared/data"))
     ap.add_argument("--out", required=True)
-    ap.add_argument("--train", type=int, default=60000)
-    ap.add_argument("--dev", type=int, default=3000)
+    ap.add_argument("--train", type=int, default=40000)
+    ap.add_argument("--dev", type=int, default=1500)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument(
-        "--contrast", type=float, default=0.6, help="share of contrast sets in the training set"
+        "--contrast", type=float, default=0.4, help="share of contrast sets in the training set"
+    )
+    ap.add_argument(
+        "--written", type=float, default=0.6, help="share of conversations from the own catalogue"
     )
     a = ap.parse_args()
     os.makedirs(a.out, exist_ok=True)
-    for name, count, dev, share in (("train", a.train, False, 0.36), ("dev", a.dev, True, 0.5)):
-        maker, r = Maker(units.Sources(a.data, dev)), random.Random(a.seed * 2 + dev)
+    for name, count, dev, share in (("train", a.train, False, 0.45), ("dev", a.dev, True, 0.5)):
+        maker = Maker(units.Sources(a.data, dev), stage.Stage(dev), a.written)
+        r = random.Random(a.seed * 2 + dev)
         with open(os.path.join(a.out, name + ".jsonl"), "w") as f:
             for n in range(count):
                 maker.ease = max(0.0, 1 - n / (0.3 * count)) if not dev else 0.0

@@ -13,19 +13,15 @@ def run(model, enc, samples):
     """[cases, 11] probabilities, [cases] targets, [cases] request phase; ambiguous cases are left out"""
     probs, want, reqs = [], [], []
     choice = torch.tensor(enc.choices)
-    buckets = ((512, 8), (1152, 3), (2048, 1), (4096, 1), (8192, 1))
-    for rows, width in batches.grouped(samples, None, buckets):
-        ids, pos, bias, at, t, req, _ = batches.collate(enc, rows, width)
-        with torch.autocast("cpu", torch.bfloat16):
-            h = model(ids, pos, bias).reshape(-1, model.c.dim)
-            logits = (h[at] @ model.embed.weight[choice].T).float()
-        logits[req.nonzero().squeeze(1).unsqueeze(1), torch.tensor(batches.MASKED_IN_REQUEST)] = (
-            -1e9
-        )
-        clear = t.max(1).values > 0.9
+    for group in batches.grouped(samples, 4096):
+        b = batches.collate(enc, group)
+        h = model(b.ids, b.pos, b.groups, b.back)
+        logits = h[b.at] @ model.embed.weight[choice].T
+        logits[b.req.nonzero(), torch.tensor(batches.MASKED_IN_REQUEST)] = -1e9
+        clear = b.targets.max(1).values > 0.9
         probs.append(logits.softmax(-1)[clear].numpy())
-        want.append(t.argmax(1)[clear].numpy())
-        reqs.append(req[clear].numpy())
+        want.append(b.targets.argmax(1)[clear].numpy())
+        reqs.append(b.req[clear].numpy())
     return np.concatenate(probs), np.concatenate(want), np.concatenate(reqs)
 
 

@@ -1,7 +1,8 @@
 """The decoder of guardian-mini in plain PyTorch: exactly the arithmetic of LlamaForCausalLM (RMSNorm,
 rotate-half RoPE, grouped-query attention, SwiGLU, tied embeddings), with parameter names of their own
 that export.py maps to Hugging Face names. Plain, because training needs two things the stock model
-lacks: an explicit mask (several answer branches share one trajectory) and logits at chosen places only.
+lacks: masks of our own (several answer branches share one trajectory), trajectories of any length one behind
+the other without padding, and logits at chosen places only.
 """
 
 import math
@@ -29,6 +30,11 @@ class Config:
         self.eps = eps
         self.head_dim = 64
 
+    @staticmethod
+    def of(v):
+        """From the "config" of a checkpoint."""
+        return Config(**{k: x for k, x in v.items() if k != "head_dim"})
+
 
 class RMSNorm(nn.Module):
     def __init__(self, dim, eps):
@@ -52,20 +58,22 @@ class Layer(nn.Module):
         self.gate_up = nn.Linear(c.dim, 2 * c.ffn, bias=False)
         self.down = nn.Linear(c.ffn, c.dim, bias=False)
 
-    def forward(self, x, cos, sin, mask):
+    def forward(self, x, cos, sin, groups, back):
         c = self.c
-        b, t, _ = x.shape
-        qkv = self.qkv(self.norm1(x)).view(b, t, c.heads + 2 * c.kv_heads, c.head_dim)
-        qk, v = qkv.split([c.heads + c.kv_heads, c.kv_heads], dim=2)
+        qkv = self.qkv(self.norm1(x)).view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
+        qk, v = qkv.split([c.heads + c.kv_heads, c.kv_heads], dim=1)
         half = c.head_dim // 2
         rot = torch.cat((-qk[..., half:], qk[..., :half]), dim=-1)
         qk = (qk * cos + rot * sin).to(v.dtype)
-        q, k = qk.split([c.heads, c.kv_heads], dim=2)
+        q, k = qk.split([c.heads, c.kv_heads], dim=1)
         g = c.heads // c.kv_heads
-        k = k.repeat_interleave(g, dim=2).transpose(1, 2)
-        v = v.repeat_interleave(g, dim=2).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask)
-        x = x + self.o(y.transpose(1, 2).reshape(b, t, -1))
+        k, v = k.repeat_interleave(g, dim=1), v.repeat_interleave(g, dim=1)
+        y = []
+        for rows, mask in groups:  # [n, t, heads, head_dim] -> [n, heads, t, head_dim]
+            qg, kg, vg = (z[rows].transpose(1, 2) for z in (q, k, v))
+            out = F.scaled_dot_product_attention(qg, kg, vg, attn_mask=mask.to(qg.dtype))
+            y.append(out.transpose(1, 2).flatten(0, 1))
+        x = x + self.o(torch.cat(y)[back].flatten(1))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
@@ -89,10 +97,27 @@ class Mini(nn.Module):
         self.register_buffer("cos", ang.cos(), persistent=False)
         self.register_buffer("sin", ang.sin(), persistent=False)
 
-    def forward(self, ids, pos, mask):
-        """ids, pos [b, t]; mask [b, 1, t, t] bool (True = may look) or additive -> hidden [b, t, dim]"""
+    frozen = 0
+
+    def freeze(self, layers):
+        """The embedding and the first layers are not trained (nothing flows back into them)."""
+        self.frozen = layers
+        for p in [self.embed.weight] + [p for l in self.layers[:layers] for p in l.parameters()]:
+            p.requires_grad_(False)
+
+    def forward(self, ids, pos, groups, back):
+        """-> hidden [t, dim]
+
+        ids, pos    [t] tokens of several trajectories, one behind the other
+        groups      [(rows [n, width], mask [n, 1, width, width])]: trajectories of similar length, the place
+                    of each token (0 where a row is padded), and an additive mask
+        back        [t] where each token stands in the groups, laid one behind the other
+        """
         x = self.embed(ids)
-        cos, sin = self.cos[pos].unsqueeze(2), self.sin[pos].unsqueeze(2)
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask)
+        cos, sin = self.cos[pos].unsqueeze(1), self.sin[pos].unsqueeze(1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            for layer in self.layers[: self.frozen]:
+                x = layer(x, cos, sin, groups, back)
+        for layer in self.layers[self.frozen :]:
+            x = layer(x, cos, sin, groups, back)
         return self.norm(x)

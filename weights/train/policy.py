@@ -17,10 +17,12 @@ def after():
     return TEMPLATE.split("{body}")[1] + ANSWER
 
 
-def document(flag=0.5, block=0.8):
+def document(points):
+    """points: {name: (flag, block, measured)}, "balanced" among them"""
+    flag, block, _ = points["balanced"]
     return {
         "name": "mcip-mini",
-        "version": 1,
+        "version": 2,
         "chat": "none",
         "bos": True,
         "template": TEMPLATE,
@@ -29,10 +31,13 @@ def document(flag=0.5, block=0.8):
         "rendering": "dialogue",
         "render": {"item_bytes": 900, "tool_bytes": 320, "catalog_bytes": 2400, "similar_tools": 3},
         "thresholds": {"flag": flag, "block": block},
+        "operating_points": [
+            {"name": n, "flag": f, "block": b, "measured": m} for n, (f, b, m) in points.items()
+        ],
     }
 
 
-def write(path, **kw):
+def write(path, points):
     with open(path, "w") as f:
-        json.dump(document(**kw), f, indent=2)
+        json.dump(document(points), f, indent=2)
         f.write("\n")

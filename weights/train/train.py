@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """Trains guardian-mini.
 
-    train.py --set DIR --vocab DIR --out DIR --minutes 60 [--init CHECKPOINT]
+    train.py --set DIR --start MODEL --out DIR --minutes 60
 
-The learning rate follows the wall clock, so a run always ends cooled down. Three losses: the choice among
-the 11 labels at every judged prefix; early, MiniLM's sentence vector at the end of request, tool and call
-lines; a next-token loss at part of the trunk. Every few minutes the averaged weights are measured on the
-development set and kept (OUT/last.pt, OUT/best.pt).
+MODEL is a model directory (start.py makes the first one) or a checkpoint, which needs --tokenizer beside it.
+
+The learning rate follows the wall clock, so a run always ends cooled down. Two losses: the choice among the 11
+labels at every judged prefix, and the next token at part of the trunk. Every few minutes the averaged weights
+are measured on the development set and kept (OUT/last.pt, OUT/best.pt).
+Runs on a CPU and, when PyTorch finds one, on a GPU.
 """
 
 import argparse
 import json
 import math
 import os
-import random
 import time
 
 import numpy as np
@@ -22,13 +23,14 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 import batches
+import files
 import measure
-from model import Config, Mini
+from model import Mini
 
 
 def newton_schulz(g):
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g.bfloat16()
+    x = g
     flip = x.shape[-2] > x.shape[-1]
     if flip:
         x = x.mT
@@ -36,7 +38,7 @@ def newton_schulz(g):
     for _ in range(5):
         m = x @ x.mT
         x = a * x + (b * m + c * m @ m) @ x
-    return (x.mT if flip else x).float()
+    return x.mT if flip else x
 
 
 class Muon:
@@ -47,7 +49,7 @@ class Muon:
         self.by_shape = {}
         for p in params:
             self.by_shape.setdefault(tuple(p.shape), []).append(p)
-        self.buf = {s: torch.zeros(len(ps), *s) for s, ps in self.by_shape.items()}
+        self.buf = {s: torch.zeros(len(ps), *s, device=ps[0].device) for s, ps in self.by_shape.items()}
 
     @torch.no_grad()
     def step(self, scale):
@@ -62,150 +64,109 @@ class Muon:
                 p.add_(d, alpha=-lr * math.sqrt(max(1.0, s[0] / s[1])))
 
 
-def start_embedding(model, path):
-    """PCA of the borrowed word vectors to the model's width, in the scale of a fresh embedding."""
-    e = torch.from_numpy(np.load(path))
-    used = e.abs().sum(1) > 0
-    _, _, v = torch.linalg.svd(e[used] - e[used].mean(0), full_matrices=False)
-    x = e @ v[: model.c.dim].T
-    x = x / x[used].std()
-    with torch.no_grad():
-        model.embed.weight[used] = 0.9 * x[used] * 0.05 + 0.1 * model.embed.weight[used]
+def arithmetic(device):
+    """bf16 where the hardware has it, else fp32 as it is"""
+    fast = device == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.autocast(device, torch.bfloat16, enabled=fast)
 
 
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--set", required=True)
-    ap.add_argument("--vocab", required=True)
+    ap.add_argument("--start", required=True)
+    ap.add_argument("--tokenizer", help="default: that of the model directory")
     ap.add_argument("--out", required=True)
     ap.add_argument("--minutes", type=float, default=60)
-    ap.add_argument("--init")
-    ap.add_argument("--dim", type=int, default=256)
-    ap.add_argument("--layers", type=int, default=6)
-    ap.add_argument("--ffn", type=int, default=688)
-    ap.add_argument("--lr", type=float, default=0.015)
-    ap.add_argument("--adam-lr", type=float, default=0.0015)
-    ap.add_argument("--lm", type=float, default=0.3)
-    ap.add_argument("--sense", type=float, default=0.5)
-    ap.add_argument(
-        "--benign", type=float, default=1.0, help="weight of a case labelled appropriate"
-    )
-    ap.add_argument("--benign-request", type=float, default=2.2)
+    ap.add_argument("--muon", type=float, default=0, help="rate of Muon for the layers' matrices")
+    ap.add_argument("--lr", type=float, default=0.0002, help="rate of AdamW for all the rest")
+    ap.add_argument("--freeze", type=int, default=0, help="embedding and so many layers stay")
+    ap.add_argument("--batch", type=int, default=4096, help="tokens a step")
+    ap.add_argument("--longest", type=int, default=2600, help="tokens of a trajectory with its branches")
+    ap.add_argument("--lm", type=float, default=0.1, help="weight of the next-token loss")
+    ap.add_argument("--benign", type=float, default=1.0, help="weight of an appropriate response")
+    ap.add_argument("--benign-request", type=float, default=1.0)
     ap.add_argument("--seed", type=int, default=1)
-    ap.add_argument("--warmup", type=int, default=100, help="steps")
-    ap.add_argument(
-        "--flat", type=float, default=0.3, help="share of the time before the learning rate falls"
-    )
-    ap.add_argument("--eval-minutes", type=float, default=5)
-    ap.add_argument("--eager", action="store_true")
+    ap.add_argument("--warmup", type=int, default=40, help="steps")
+    ap.add_argument("--flat", type=float, default=0.3, help="share of the time at the full rate")
+    ap.add_argument("--eval-minutes", type=float, default=10)
+    ap.add_argument("--dev-cases", type=int, default=300)
+    ap.add_argument("--workers", type=int, default=0, help="processes that make batches")
+    ap.add_argument("--also", nargs="*", default=[], help="further cases to measure on")
     ap.add_argument("--steps", type=int, default=1 << 30)
     a = ap.parse_args()
     os.makedirs(a.out, exist_ok=True)
     torch.manual_seed(a.seed)
-    torch.set_num_threads(2)
-    tok = Tokenizer.from_file(os.path.join(a.vocab, "tokenizer.json"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tok = Tokenizer.from_file(a.tokenizer or os.path.join(a.start, "tokenizer.json"))
     enc = batches.Encoder(tok)
-    c = Config(
-        vocab=tok.get_vocab_size(),
-        dim=a.dim,
-        layers=a.layers,
-        heads=a.dim // 64,
-        kv_heads=2,
-        ffn=a.ffn,
-    )
-    model = Mini(c)
-    sense = torch.nn.Linear(a.dim, 384)
-    if a.init:
-        model.load_state_dict(torch.load(a.init)["model"])
-    else:
-        start_embedding(model, os.path.join(a.vocab, "embed.npy"))
-    table = {}
-    path = os.path.join(a.vocab, "sentences.npz")
-    if a.sense > 0 and os.path.exists(path):
-        z = np.load(path, allow_pickle=True)
-        table = {k: i for i, k in enumerate(z["keys"])}
-        vectors = torch.from_numpy(z["vectors"].astype(np.float32))
-    print(
-        "parameters %.2f M, sentences %d"
-        % (sum(p.numel() for p in model.parameters()) / 1e6, len(table)),
-        flush=True,
-    )
-    mats = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
-    rest = [p for n, p in model.named_parameters() if p.dim() == 1 or "embed" in n] + list(
-        sense.parameters()
-    )
-    muon = Muon(mats, a.lr, decay=0.01)
-    adam = torch.optim.AdamW(rest, a.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    model, c = files.load(a.start)
+    model.to(device)
+    named = list(model.named_parameters())
+    if a.freeze:
+        model.freeze(a.freeze)
+        named = [(n, p) for n, p in named if p.requires_grad]
+    mats = [p for n, p in named if a.muon and p.dim() == 2 and "embed" not in n]
+    rest = [p for n, p in named if not any(p is q for q in mats)]
+    muon = Muon(mats, a.muon, decay=0.01)
+    adam = torch.optim.AdamW(rest, a.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     mean = {k: v.clone() for k, v in model.state_dict().items()}
-    torch._dynamo.config.cache_size_limit = 64
-    forward = model if a.eager else torch.compile(model, dynamic=False)
-    r = random.Random(a.seed)
-    dev = [json.loads(x) for x in open(os.path.join(a.set, "dev.jsonl"))][:450]
-    dev = [batches.sample(enc, d) for d in dev]
-    choice = torch.tensor(enc.choices)
-    neg = torch.tensor(batches.MASKED_IN_REQUEST)
-    begin, best, step, tokens, last_eval = time.time(), -1.0, 0, 0, time.time()
-    sums = np.zeros(6)
-    for group, width in batches.stream(os.path.join(a.set, "train.jsonl"), enc, a.seed):
+    dev = [json.loads(x) for x in open(os.path.join(a.set, "dev.jsonl"))][: a.dev_cases]
+    dev = {"dev": [batches.sample(enc, d) for d in dev]}
+    for path in a.also:
+        rows = [json.loads(x) for x in open(path)]
+        for d in rows:
+            d["cases"] = [[len(d["messages"]), d["phase"], d["label"]]]
+        dev[os.path.basename(path)] = [batches.sample(enc, d) for d in rows]
+    choice = torch.tensor(enc.choices, device=device)
+    neg = torch.tensor(batches.MASKED_IN_REQUEST, device=device)
+    begin, best, step, tokens, cases, last_eval = time.time(), -1.0, 0, 0, 0, time.time()
+    sums = np.zeros(5)
+    pad = 0.0 if device == "cpu" else 0.15
+    data = batches.Stream(
+        os.path.join(a.set, "train.jsonl"), enc, a.seed, a.batch, a.longest, a.lm and 0.15, pad
+    )
+    for b in torch.utils.data.DataLoader(data, batch_size=None, num_workers=a.workers):
         done = (time.time() - begin) / 60 / a.minutes
         if done >= 1 or step >= a.steps:
             break
         scale = min(1.0, (step + 1) / a.warmup) * (
             1.0 if done < a.flat else 0.02 + 0.98 * (1 - done) / (1 - a.flat)
         )
-        ids, pos, bias, at, targets, req, starts = batches.collate(enc, group, width)
-        lm_at, lm_ids, s_at, s_row = [], [], [], []
-        for base, s in zip(starts, (s for row in group for s in row)):
-            for kind, x, y, key in s.lines:
-                p = 0.01 if kind == "TOOL" else (0.6 if kind == "CALL" else 0.05)
-                for j in range(x, y - 1):
-                    if r.random() < p:
-                        lm_at.append(base + j)
-                        lm_ids.append(s.ids[j + 1])
-                row = table.get(key)
-                if row is not None:
-                    s_at.append(base + y - 1)
-                    s_row.append(row)
-        with torch.autocast("cpu", torch.bfloat16):
-            h = forward(ids, pos, bias).reshape(-1, c.dim)
-            logits = (h[at] @ model.embed.weight[choice].T).float()
-            lm = (h[lm_at] @ model.embed.weight.T).float() if lm_at and a.lm else None
-        logits[req.nonzero().squeeze(1).unsqueeze(1), neg] = -1e9
-        w = torch.where(targets[:, 0] > 0.5, torch.where(req, a.benign_request, a.benign), 1.0)
+        b.to(device)
+        with arithmetic(device):
+            h = model(b.ids, b.pos, b.groups, b.back)
+            logits = (h[b.at] @ model.embed.weight[choice].T).float()
+            lm = (h[b.lm_at] @ model.embed.weight.T).float() if len(b.lm_at) else None
+        logits[b.req.nonzero(), neg] = -1e9
+        targets = b.targets
+        w = torch.where(targets[:, 0] > 0.5, torch.where(b.req, a.benign_request, a.benign), 1.0)
         each = -(targets * F.log_softmax(logits, -1).clamp(min=-100)).sum(-1)
-        main_loss = (each * w).sum() / w.sum()
-        loss = main_loss
-        fade = max(0.0, 1 - done / 0.6)
-        lm_loss = sense_loss = torch.zeros(())
+        loss = main_loss = (each * w).sum() / w.sum()
+        lm_loss = torch.zeros(())
         if lm is not None:
-            lm_loss = F.cross_entropy(lm, torch.tensor(lm_ids))
-            loss = loss + a.lm * (0.3 + 0.7 * fade) * lm_loss
-        if s_at and a.sense:
-            v = sense(h[s_at].float())
-            sense_loss = (1 - F.cosine_similarity(v, vectors[s_row], dim=-1)).mean()
-            loss = loss + a.sense * fade * sense_loss
+            lm_loss = F.cross_entropy(lm, b.lm_ids)
+            loss = loss + a.lm * lm_loss
         model.zero_grad(set_to_none=True)
-        sense.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(rest, 1.0)
         for g in adam.param_groups:
-            g["lr"] = a.adam_lr * scale
+            g["lr"] = a.lr * scale
         adam.step()
         muon.step(scale)
         step += 1
-        tokens += ids.numel()
-        keep = min(0.997, 1 - 1 / (step + 1))
+        tokens, cases = tokens + len(b.ids), cases + len(b.at)
+        keep = min(0.985, step / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(mean.values()), [v for v in model.state_dict().values()], 1 - keep
             )
         hit = (logits.argmax(-1) == targets.argmax(-1)).float().mean().item()
-        sums += (main_loss.item(), lm_loss.item(), sense_loss.item(), hit, norm.item(), 1)
-        if step % 50 == 0:
-            x = sums[:5] / sums[5]
+        sums += (main_loss.item(), lm_loss.item(), hit, norm.item(), 1)
+        if step % 10 == 0:
+            x, took = sums[:4] / sums[4], time.time() - begin
             print(
-                "step %d %.1f min tok/s %.0f loss %.3f lm %.2f sense %.3f acc %.3f norm %.2f"
-                % (step, (time.time() - begin) / 60, tokens / (time.time() - begin), *x),
+                "step %d %.1f min tok/s %.0f cases/s %.1f loss %.3f lm %.2f acc %.3f norm %.2f"
+                % (step, took / 60, tokens / took, cases / took, *x),
                 flush=True,
             )
             sums[:] = 0
@@ -219,11 +180,12 @@ def keep_best(a, c, mean, dev, enc, best, step):
     m = Mini(c)
     m.load_state_dict(mean)
     m.eval()
-    res = measure.summary(measure.run(m, enc, dev))
-    score = res["balanced"] + res["accuracy11"]
-    print("DEV step %d %s" % (step, json.dumps(res)), flush=True)
+    for name, cases in reversed(dev.items()):
+        res = measure.summary(measure.run(m, enc, cases))
+        print("DEV %s step %d %s" % (name, step, json.dumps(res)), flush=True)
+    score = res["balanced"] + res["accuracy11"]  # of dev.jsonl
     state = {
-        "model": {k: v.clone() for k, v in mean.items()},
+        "model": {k: v.clone().cpu() for k, v in mean.items()},
         "config": vars(c),
         "dev": res,
         "step": step,
