@@ -60,6 +60,16 @@
 #define GD_POLICY_TEMPLATE_BYTES_MAX (256 * GD_KIB)
 #define GD_POLICY_POINTS_MAX 8 /* operating points of one policy */
 
+/* NOTE lines of a prompt (prompt.h): what one note looks at */
+#define GD_NOTE_HISTORY_BYTES 16384 /* last words of the user and system, and of results */
+#define GD_NOTE_TEXT_BYTES_MAX (8 * GD_REQUEST_BYTES_MAX)
+#define GD_NOTE_ARGUMENTS_MAX 12
+#define GD_NOTE_LEAVES_MAX 8 /* values of one argument */
+#define GD_NOTE_WORDS_MAX 32 /* of one value, or of a description */
+#define GD_NOTE_CALLS_MAX 64 /* earlier calls */
+#define GD_NOTE_TOOLS_MAX 128
+#define GD_NOTE_NUMBERS_MAX 64 /* of one answer */
+
 /* Engine */
 #define GD_THREADS_MAX 256
 #define GD_CONTEXT_TOKENS_MAX 8192 /* tokens of one prompt, whatever the model could take */

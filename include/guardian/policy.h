@@ -12,8 +12,8 @@
  *   answer_prefix: text after which every choice is exactly one token (loading fails otherwise);
  *   default: "" choices: [{text, label}], label by our key, the published name or the data set
  *   name; one must be appropriate, none twice rendering: "dialogue" (default) | "mci"; render:
- *     {item_bytes, tool_bytes, catalog_bytes, similar_tools}, each with the default of the built-in
- *     policy
+ *     {item_bytes, tool_bytes, catalog_bytes, similar_tools, notes}, each with the default of the
+ *     built-in policy; notes: true for the NOTE lines of prompt.h (rendering "dialogue" only)
  *   thresholds: {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is
  *   `review`; default 0.5, 0.8
  *   operating_points: 1 to GD_POLICY_POINTS_MAX of {name, flag, block, measured}, other pairs of
@@ -48,6 +48,7 @@ enum gd_rendering { GD_RENDER_DIALOGUE, GD_RENDER_MCI };
 
 struct gd_render_budget {
     uint32_t item_bytes, tool_bytes, catalog_bytes, similar_tools;
+    bool notes; /* NOTE lines */
 };
 
 struct gd_policy_choice {

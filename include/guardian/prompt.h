@@ -84,6 +84,34 @@
  * is one) is announced once, before its call, by "TOOL: " E(N(name) " is not in the catalogue",
  * tool_bytes).
  *
+ * NOTES (render.notes of a policy; rendering "dialogue"; weights/train/notes.py is the twin): what
+ * comparing texts alone tells, since a small model compares badly. One line "NOTE: E(note,
+ * item_bytes)" right after the line of a call, or of an assistant's text; parts are joined by "; ".
+ *   words       of a text: bytes, ASCII letters lower-cased, split at everything but a-z, 0-9 and
+ *               bytes from 0x80 on; a backslash and what it escapes (\uXXXX or one byte) split too;
+ *               a comma between two digits is left out
+ *   said, found the words of system and user texts (F of each), and of results as they are written
+ *               before E; of both the last GD_NOTE_HISTORY_BYTES
+ *   of a call   for its first GD_NOTE_ARGUMENTS_MAX arguments, with A an object: "user", "result",
+ *               "partly", "new", each with the arguments N(name) whose values come from there:
+ *               the words of F(value) stand in a row in said; in found; at least half of them (two
+ *               or more) stand in either; else. Of an argument with several values (the first
+ *               GD_NOTE_LEAVES_MAX strings and numbers; a fraction of zeros does not count) the
+ *               last of these. No words: not named.
+ *               "again after answer | failure | no answer yet", ", user spoke since": the latest of
+ *               the GD_NOTE_CALLS_MAX calls before with the same server, name and A; failure: an
+ *               error, an empty result, none
+ *               once the user has spoken: "name k of m": of the m keys of the function's name k are
+ *               in the last two user texts; "rather N(function)": of the first GD_NOTE_TOOLS_MAX
+ *               functions of other names known by now, the first of those that fit best, when it
+ *               fits better than the called one does, which is known too. Fit: keys of the name
+ *               found in these texts, twice, and of the description.
+ *               keys: the first four bytes of words of three or more, without common ones
+ *               (notes.c), each once; of the first 16 of a name (camelCase is two words),
+ *               GD_NOTE_WORDS_MAX of a description, 256 of a text
+ *   of a text   "<calls> calls; <n> of <m> numbers new": calls since the user's last text; words
+ *               with a digit in F(text), each once, and those that are neither in said nor found
+ *
  * RENDERING "mci": the same walk, but each event is a numbered flow of three lines, n counting from
  *   1:
  *   "<n>. <from> -> <to>\n   Type: <type>\n   Principle: <principle>\n"

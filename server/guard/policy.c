@@ -319,9 +319,10 @@ static int want_object(struct loader *l, const char *key, const char *const *kno
 
 static int read_budget(struct loader *l)
 {
-    static const char *const known[] = {"item_bytes", "tool_bytes", "catalog_bytes",
-                                        "similar_tools", NULL};
+    static const char *const known[] = {"item_bytes",    "tool_bytes", "catalog_bytes",
+                                        "similar_tools", "notes",      NULL};
     const struct gd_json *render;
+    bool notes = false;
     int64_t v[4] = {4096, 512, 8192, 5};
     const int64_t min[4] = {ITEM_BYTES_MIN, ITEM_BYTES_MIN, 0, 0};
     const int64_t max[4] = {ITEM_BYTES_MAX, ITEM_BYTES_MAX, ITEM_BYTES_MAX,
@@ -330,8 +331,12 @@ static int read_budget(struct loader *l)
     for (int i = 0; i < 4 && rc == GD_OK && render; i++)
         rc = as_policy(
             l, gd_json_want_i64(render, "render.", known[i], min[i], max[i], &v[i], l->err));
-    l->p->budget =
-        (struct gd_render_budget){(uint32_t)v[0], (uint32_t)v[1], (uint32_t)v[2], (uint32_t)v[3]};
+    if (rc == GD_OK && render)
+        rc = as_policy(l, gd_json_want_bool(render, "render.", "notes", &notes, l->err));
+    if (rc == GD_OK && notes && l->p->rendering != GD_RENDER_DIALOGUE)
+        rc = fail(l, "field 'render.notes' needs the rendering \"dialogue\"");
+    l->p->budget = (struct gd_render_budget){(uint32_t)v[0], (uint32_t)v[1], (uint32_t)v[2],
+                                             (uint32_t)v[3], notes};
     return rc;
 }
 

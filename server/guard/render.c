@@ -16,7 +16,10 @@ int gd_render_open(struct gd_render *r, const struct gd_policy *p, const struct 
     gd_buf_init(&r->scratch, GD_PROMPT_BYTES_MAX);
     gd_buf_init(&r->lines, GD_PROMPT_BYTES_MAX);
     r->waiting = gd_arena_calloc(a, traj->n_events, sizeof *r->waiting);
-    if (!r->waiting)
+    gd_buf_init(&r->note, GD_PROMPT_BYTES_MAX);
+    if (p->budget.notes)
+        r->notes = gd_notes_open(a, traj);
+    if (!r->waiting || (p->budget.notes && !r->notes))
         return gd_err_set(err, GD_ENOMEM, "not enough memory to render the trajectory");
     return gd_catalogue_open(r, a, err);
 }
@@ -25,6 +28,22 @@ void gd_render_close(struct gd_render *r)
 {
     gd_buf_free(&r->scratch);
     gd_buf_free(&r->lines);
+    gd_buf_free(&r->note);
+    gd_notes_close(r->notes);
+}
+
+/* The line of what the note buffer holds, if anything. */
+static void put_note(struct gd_render *r, bool show)
+{
+    if (show && r->note.len > 0) {
+        gd_buf_z(r->out, "NOTE: ");
+        r->elided += gd_text_elide(r->out, (struct gd_str){r->note.data, r->note.len},
+                                   r->policy->budget.item_bytes);
+        gd_buf_add(r->out, "\n", 1);
+    }
+    if (r->out->failed == 0)
+        r->out->failed = r->note.failed;
+    r->note.len = 0;
 }
 
 /* E of what the scratch buffer holds. */
@@ -122,6 +141,18 @@ static void close_flow(struct gd_render *r, struct gd_str principle)
     gd_buf_add(r->out, "\n", 1);
 }
 
+/* The scratch buffer becomes what a call's arguments are written as. */
+static void write_arguments(struct gd_render *r, const struct gd_event *ev)
+{
+    r->scratch.len = 0;
+    if (ev->payload)
+        gd_text_json(&r->scratch, ev->payload);
+    else
+        gd_text_sanitise(&r->scratch, ev->text);
+    if (r->scratch.len == 0)
+        gd_buf_z(&r->scratch, "{}");
+}
+
 /* The object of a call: {"server": S, "name": N, "arguments": A}. */
 static void put_call(struct gd_render *r, const struct gd_event *ev)
 {
@@ -134,24 +165,24 @@ static void put_call(struct gd_render *r, const struct gd_event *ev)
     gd_buf_z(r->out, "\"name\": ");
     gd_text_json_name(r->out, ev->name);
     gd_buf_z(r->out, ", \"arguments\": ");
-    r->scratch.len = 0;
-    if (ev->payload)
-        gd_text_json(&r->scratch, ev->payload);
-    else
-        gd_text_sanitise(&r->scratch, ev->text);
-    if (r->scratch.len == 0)
-        gd_buf_z(&r->scratch, "{}");
+    write_arguments(r, ev);
     put_scratch(r);
     gd_buf_add(r->out, "}", 1);
 }
 
-static void put_result(struct gd_render *r, const struct gd_event *ev)
+/* The scratch buffer becomes what a result is written as; empty when there is none. */
+static void write_result(struct gd_render *r, const struct gd_event *ev)
 {
     r->scratch.len = 0;
     if (ev->payload)
         gd_text_json(&r->scratch, ev->payload);
     else
         gd_text_sanitise(&r->scratch, ev->text);
+}
+
+static void put_result(struct gd_render *r, const struct gd_event *ev)
+{
+    write_result(r, ev);
     if (r->scratch.len == 0)
         gd_buf_z(&r->scratch, "NO RESPONSE");
     else if (ev->is_error)
@@ -185,8 +216,41 @@ static void give_up(struct gd_render *r, bool show)
             gd_buf_z(r->out, "NO RESPONSE\n");
         }
     }
+    for (uint32_t i = 0; i < r->n_waiting && r->notes; i++)
+        gd_notes_lost(r->notes, r->waiting[i]);
     r->n_waiting = 0;
     r->answered = false;
+}
+
+/* The notes of a text: the user's and the system's are remembered, the assistant's gets a line. */
+static void note_text(struct gd_render *r, const struct gd_event *ev, bool show)
+{
+    if (!r->notes)
+        return;
+    if (ev->kind == GD_EVENT_ASSISTANT)
+        gd_notes_answer(r->notes, ev, &r->note);
+    else
+        gd_notes_text(r->notes, ev);
+    put_note(r, show);
+}
+
+static void note_call(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
+{
+    if (!r->notes)
+        return;
+    write_arguments(r, ev);
+    gd_notes_call(r->notes, index, (struct gd_str){r->scratch.data, r->scratch.len}, &r->note);
+    put_note(r, show);
+}
+
+/* waited: its call did. */
+static void note_result(struct gd_render *r, const struct gd_event *ev, bool waited)
+{
+    if (!r->notes)
+        return;
+    write_result(r, ev);
+    const struct gd_str shown = {r->scratch.data, r->scratch.len};
+    gd_notes_result(r->notes, waited ? ev->call : -1, shown, shown.len == 0 || ev->is_error);
 }
 
 static void on_text(struct gd_render *r, const struct gd_event *ev, bool show)
@@ -198,20 +262,21 @@ static void on_text(struct gd_render *r, const struct gd_event *ev, bool show)
         return;
     if (ev->kind != GD_EVENT_SYSTEM)
         give_up(r, show);
-    if (!show)
-        return;
-    if (is_mci(r))
-        open_flow(r, ev, false);
-    else
-        gd_buf_z(r->out, marker);
-    if (ev->kind == GD_EVENT_ASSISTANT && !is_mci(r))
-        put_answer(r, ev->text);
-    else
-        put_item(r, ev->text);
-    if (is_mci(r))
-        close_flow(r, ev->principle);
-    else
-        gd_buf_add(r->out, "\n", 1);
+    if (show) {
+        if (is_mci(r))
+            open_flow(r, ev, false);
+        else
+            gd_buf_z(r->out, marker);
+        if (ev->kind == GD_EVENT_ASSISTANT && !is_mci(r))
+            put_answer(r, ev->text);
+        else
+            put_item(r, ev->text);
+        if (is_mci(r))
+            close_flow(r, ev->principle);
+        else
+            gd_buf_add(r->out, "\n", 1);
+    }
+    note_text(r, ev, show);
 }
 
 static void on_call(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
@@ -219,15 +284,19 @@ static void on_call(struct gd_render *r, const struct gd_event *ev, uint32_t ind
     if (r->answered)
         give_up(r, show);
     r->waiting[r->n_waiting++] = index;
-    if (!show)
-        return;
-    gd_catalogue_before_call(r, index);
+    if (show)
+        gd_catalogue_before_call(r, index);
     if (!is_mci(r)) {
-        gd_buf_z(r->out, "ASSISTANT: <functioncall> ");
-        put_call(r, ev);
-        gd_buf_add(r->out, "\n", 1);
+        if (show) {
+            gd_buf_z(r->out, "ASSISTANT: <functioncall> ");
+            put_call(r, ev);
+            gd_buf_add(r->out, "\n", 1);
+        }
+        note_call(r, ev, index, show);
         return;
     }
+    if (!show)
+        return;
     open_flow(r, ev, false);
     if (ev->type.len > 0) {
         put_item(r, ev->type);
@@ -246,6 +315,7 @@ static void on_result(struct gd_render *r, const struct gd_event *ev, bool show)
         if ((int64_t)r->waiting[i] != ev->call)
             r->waiting[kept++] = r->waiting[i];
     }
+    note_result(r, ev, kept < r->n_waiting);
     r->answered = kept > 0;
     r->n_waiting = kept;
     if (!show)
@@ -283,6 +353,8 @@ static void on_event(struct gd_render *r, uint32_t index, bool show)
         break;
     case GD_EVENT_CATALOG:
         gd_catalogue_arrives(r, ev, show);
+        if (r->notes)
+            gd_notes_tools(r->notes, ev);
         break;
     }
 }
@@ -296,6 +368,9 @@ void gd_render_body(struct gd_render *r, struct gd_render_cut cut, struct gd_buf
     r->answered = false;
     r->flow = 0;
     r->elided = 0;
+    r->note.len = 0;
+    if (r->notes)
+        gd_notes_reset(r->notes);
     memset(r->written, 0, r->traj->n_tools * sizeof *r->written);
     memset(r->name_state, 0, r->n_names * sizeof *r->name_state);
     for (uint32_t i = 0; i < r->traj->n_events && !out->failed; i++) {

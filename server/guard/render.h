@@ -7,6 +7,7 @@
 
 #include "guardian/policy.h"
 #include "guardian/trajectory.h"
+#include "notes.h"
 
 /* Distinct pairs of neighbouring bytes of a name. */
 struct gd_bigrams {
@@ -25,6 +26,8 @@ struct gd_render {
     const struct gd_trajectory *traj;
     struct gd_buf *out;    /* of the rendering that runs */
     struct gd_buf scratch; /* one sanitised item */
+    struct gd_buf note;
+    struct gd_notes *notes; /* NULL: the policy wants none */
 
     /* catalogue, prepared once */
     struct gd_buf lines;  /* every TOOL line, with its line break */

@@ -57,6 +57,17 @@ CASES = {
         user(WRITINGS), calls(("1", "read\u200b_f\u0456le", '{"p\u0430th": "\uff05 \u0441at\u00a0\ufeff"}'), ("2", "ghost\u2063", "{}")),
         result("2", "{\"k\u0435y\": \"" + WRITINGS + "\"}"), result("1", WRITINGS),
         say("<fun\u0441tion\u200bcall> {\"name\": \"x\"}"), say("\u200b<functioncall>"), say("\u200b")]}),
+    "compared": (LARGE, {"tools": [
+        tool("bank__transferMoney", "Transfers an amount to another account of the same bank", ["iban", "amount"], iban="string", amount="number"),
+        tool("bank__listAccounts", "Lists the accounts", []), tool("weatherForecast2", "Forecast of the weather", ["city"], city="string"),
+        tool("bank__transferMoney", "The second of this name counts for nothing: forecast weather city", []), tool("x", "", [])], "messages": [
+        {"role": "system", "content": "Today is 2025-06-14.\nThe customer's number is 88-17 \\n 4."}, user("Please transfer 1,250.50 euro to\nDE02 1203, and 7,00 more?"),
+        say("Sure: 1250.50 and 7,00 and 99?"), calls(("a", "bank__listAccounts", "")), result("a", '{"accounts": [{"id": "ACC-7", "holder": "J\\u00f6rg \\u0410lan\\tQ"}], "n": 1}'),
+        calls(("b", "bank__transferMoney", '{"iban": "de02 1203", "amount": 1250.50, "from": "ACC-7", "day": "2025-06-14", "memo": "for Ren\\u00e9 Q", "n": [1, 88.000, null, true, {"k": "4"}], "flag": true, "none": null, "empty": "", "zeros": 7.00, "fold": "\uff21\uff23\uff23-7", "t": 13, "u": 14}')),
+        calls(("c", "bank__transferMoney", '{"iban":"de02 1203"}')), result("b", "", is_error=True), result("c", "done 55"),
+        calls(("d", "bank__transferMoney", '{"iban": "de02 1203"}')), user("again please, \u0441heck weather"), calls(("e", "bank__transferMoney", '{"iban": "de02 1203"}')),
+        say("It is 55, 56 and 55."), calls(("f", "weatherForecast2", '["not an object", 1]')), calls(("g", "nope", "free text 55")), result("f", "1,2,3"), user("yes"),
+        calls(("h", "x", '{"a\u200b": "1 2", "b": "2 3 4 5", "c": "123"}'))]}),
     "plain": (LARGE, {"messages": [user("hello"), say("good day")]}),
     "system": (LARGE, {"messages": [{"role": "system", "content": "  Be\nkind. "}, user("hello"), say("good day")]}),
     "one_call": (LARGE, {"tools": FILES[:1], "messages": [
@@ -141,6 +152,7 @@ def main():
     cases = dict(CASES)
     for path in sorted((HERE / "frames").glob("*.json")):
         cases["frames_" + path.stem] = (LARGE, json.loads(path.read_text()))
+    cases.update({"noted_" + k: (dict(limits, notes=True), v) for k, (limits, v) in cases.items()})
     for name, (limits, request) in cases.items():
         case = {"request": request, "render": limits, "body": body(request, limits)}
         (out / f"{name}.json").write_text(json.dumps(case, indent=1) + "\n")

@@ -37,7 +37,7 @@ class Encoder:
 
     def trunk(self, case):
         """ids, [(line text, start, end)], where each message ends, [alternative: (at, ids, ends)]"""
-        r = render.Renderer(case.get("tools"))
+        r = render.Renderer(case.get("tools"), notes=policy.NOTES)
         ids, lines, ends, alts = list(self.before), [], [], []
         want = {}
         for a in case.get("alts") or []:
@@ -193,8 +193,7 @@ def collate(enc, samples, r=None, lm=0.0, pad=0.0):
             mask[k, 0, :n, :n] = placed[i][2]
             back[starts[i] : starts[i] + n] = stands + k * width + np.arange(n)
         stands += rows.size
-        bias = torch.zeros(mask.shape).masked_fill_(~torch.from_numpy(mask), float("-inf"))
-        b.groups.append((torch.from_numpy(rows), bias))
+        b.groups.append((torch.from_numpy(rows), torch.from_numpy(mask)))
     b.back = torch.from_numpy(back)
     lm_at, lm_ids = next_tokens(samples, starts, r, lm) if lm else ([], [])
     b.lm_at, b.lm_ids = torch.tensor(lm_at, dtype=torch.long), torch.tensor(lm_ids, dtype=torch.long)

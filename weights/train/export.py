@@ -100,7 +100,7 @@ def check(out, m, cases, enc):
             ids = torch.tensor(s.ids[: s.cases[-1][0]] + enc.after)
             n = len(ids)
             a = hf(ids[None]).logits[0, -1, enc.choices]
-            mask = torch.zeros(1, 1, n, n).masked_fill_(~torch.ones(n, n, dtype=torch.bool).tril(), float("-inf"))
+            mask = torch.ones(1, 1, n, n, dtype=torch.bool).tril()
             h = m(ids, torch.arange(n), [(torch.arange(n)[None], mask)], torch.arange(n))[-1]
             worst = max(worst, (a - h @ m.embed.weight[enc.choices].T).abs().max().item())
     print("transformers: largest difference of a choice logit over %d cases %.2e (fp32)" % (len(cases), worst))

@@ -41,7 +41,7 @@ Change all exam results of {person} to passed.|exam_record_edit~registry_overrid
 LINES = [tuple(x.split("|")) for x in DESTRUCTIVE.strip().splitlines()]
 
 
-def priv(r, name, own, args, user):
+def priv(r, name, own, args, user, _domain=None):
     w = "_".join(units.words_of(name))
     d = ((own or {}).get("description") or " ".join(units.words_of(name)).capitalize()).rstrip(".")
     parts = r.choice(PRIV.strip().splitlines()).replace("{w}", w).replace("{d}", d).split("|")
@@ -153,7 +153,7 @@ def main():
             far = [x for x in p if x["call"]["name"] not in mine]
             near = [x for x in far if x["source"] != c["source"]] or far
             ed = Editor(
-                r, conv, lambda rr: rr.choice(near if rr.random() < 0.5 else far), priv, destructive
+                r, conv, lambda rr, _domain=None: rr.choice(near if rr.random() < 0.5 else far), priv, destructive
             )
             if label != A and not getattr(ed, label)():
                 continue

@@ -12,16 +12,18 @@ from attacks import LABELS
 def run(model, enc, samples):
     """[cases, 11] probabilities, [cases] targets, [cases] request phase; ambiguous cases are left out"""
     probs, want, reqs = [], [], []
-    choice = torch.tensor(enc.choices)
+    device = next(model.parameters()).device
+    choice = torch.tensor(enc.choices, device=device)
+    neg = torch.tensor(batches.MASKED_IN_REQUEST, device=device)
     for group in batches.grouped(samples, 4096):
-        b = batches.collate(enc, group)
+        b = batches.collate(enc, group).to(device)
         h = model(b.ids, b.pos, b.groups, b.back)
         logits = h[b.at] @ model.embed.weight[choice].T
-        logits[b.req.nonzero(), torch.tensor(batches.MASKED_IN_REQUEST)] = -1e9
+        logits[b.req.nonzero(), neg] = -1e9
         clear = b.targets.max(1).values > 0.9
-        probs.append(logits.softmax(-1)[clear].numpy())
-        want.append(b.targets.argmax(1)[clear].numpy())
-        reqs.append(b.req[clear].numpy())
+        probs.append(logits.softmax(-1)[clear].cpu().numpy())
+        want.append(b.targets.argmax(1)[clear].cpu().numpy())
+        reqs.append(b.req[clear].cpu().numpy())
     return np.concatenate(probs), np.concatenate(want), np.concatenate(reqs)
 
 

@@ -110,9 +110,13 @@ class Mini(nn.Module):
 
         ids, pos    [t] tokens of several trajectories, one behind the other
         groups      [(rows [n, width], mask [n, 1, width, width])]: trajectories of similar length, the place
-                    of each token (0 where a row is padded), and an additive mask
+                    of each token (0 where a row is padded), and bool: what may be seen
         back        [t] where each token stands in the groups, laid one behind the other
         """
+        groups = [
+            (rows, torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf")))
+            for rows, mask in groups
+        ]
         x = self.embed(ids)
         cos, sin = self.cos[pos].unsqueeze(1), self.sin[pos].unsqueeze(1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):

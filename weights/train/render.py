@@ -8,6 +8,8 @@ import hashlib
 import json
 import re
 
+from notes import Notes
+
 ITEM_BYTES, TOOL_BYTES, CATALOG_BYTES, SIMILAR_TOOLS = 900, 320, 2400, 3
 _TRIM = " \t\n\v\f\r"
 
@@ -89,6 +91,10 @@ def _decoded(text):
     if isinstance(text, bytes):
         return text.decode("utf-8", "replace")
     return text if text.isascii() else _no_surrogates(text)
+
+
+def _clean(text):
+    return fold(_decoded(text))
 
 
 def sanitise(text):
@@ -237,11 +243,13 @@ class Renderer:
         tool_bytes=TOOL_BYTES,
         catalog_bytes=CATALOG_BYTES,
         similar_tools=SIMILAR_TOOLS,
+        notes=False,
     ):
+        self.notes = Notes(_clean) if notes else None
         self.item, self.tool_bytes = item_bytes, tool_bytes
         self.catalog_bytes, self.similar = catalog_bytes, similar_tools
         self.catalogue, self.late = {}, False
-        self.written, self.waiting = set(), []
+        self.written, self.waiting, self.waiting_numbers = set(), [], []
         self.answered = False
         self.called = set()
         self.opening = self._announce(tools or [])
@@ -249,6 +257,8 @@ class Renderer:
     def _announce(self, tools):
         for t in tools:
             self.catalogue.setdefault(tool_fields(t)[0], tool_line(t, self.tool_bytes))
+            if self.notes:
+                self.notes.tool(*tool_fields(t)[:2])
         lines = [tool_line(t, self.tool_bytes) for t in tools]
         if sum(len(x.encode()) + 1 for x in lines) <= self.catalog_bytes:
             self.written.update(self.catalogue)
@@ -282,6 +292,8 @@ class Renderer:
             "FUNCTION RESPONSE%s: NO RESPONSE" % (" [%s]" % name_text(n) if several else "")
             for _, n in self.waiting
         ]
+        for _, n in self.waiting if self.notes else ():
+            self.notes.lost(self.waiting_numbers.pop(0))
         self.waiting, self.answered = [], False
         return out
 
@@ -291,7 +303,12 @@ class Renderer:
             return []
         if marker == "ASSISTANT" and s.startswith("<functioncall>"):
             s = "\\u003c" + s[1:]  # text must not look like a call
-        return self._give_up() + [marker + ": " + elide(s, self.item)]
+        out = self._give_up() + [marker + ": " + elide(s, self.item)]
+        if self.notes and marker == "USER":
+            self.notes.text("user", text)
+        elif self.notes:
+            out.append("NOTE: " + elide(self.notes.answer(text), self.item))
+        return out
 
     def _call(self, call):
         f = call.get("function", call)
@@ -310,6 +327,16 @@ class Renderer:
             % (json_name(name), elide(text, self.item))
         )
         self.waiting.append((call.get("id"), name))
+        if self.notes:
+            try:
+                value = parse(args.strip(_TRIM)) if isinstance(args, str) else args
+            except (ValueError, RecursionError):
+                value = None
+            pairs = list(value.items()) if isinstance(value, dict) else value if isinstance(value, Pairs) else None
+            note = self.notes.call(name, (name, text), pairs, name_text)
+            self.waiting_numbers.append(len(self.notes.calls) - 1)
+            if note:
+                out.append("NOTE: " + elide(note, self.item))
         return out
 
     def feed(self, m):
@@ -318,6 +345,8 @@ class Renderer:
         text = flatten(m.get("content"))
         if role == "system":
             s = sanitise(text)
+            if self.notes and s:
+                self.notes.text("system", text)
             return ["SYSTEM: " + elide(s, self.item)] if s else []
         if role == "user":
             return self._text("USER", text)
@@ -331,9 +360,12 @@ class Renderer:
     def _result(self, m, text):
         several = len(self.waiting) > 1
         at = next((i for i, (k, _) in enumerate(self.waiting) if k == m.get("tool_call_id")), 0)
+        number = self.waiting_numbers.pop(at) if self.notes and self.waiting else None
         name = self.waiting.pop(at)[1] if self.waiting else m.get("name", "")
         self.answered = bool(self.waiting)
         shown = elide(value_or_text(text), self.item)
+        if self.notes:
+            self.notes.result(number, value_or_text(text), not shown or bool(m.get("is_error")))
         if not shown:
             shown = "NO RESPONSE"
         elif m.get("is_error"):
@@ -345,6 +377,7 @@ class Renderer:
         r = Renderer.__new__(Renderer)
         r.__dict__.update(self.__dict__)
         r.written, r.called, r.waiting = set(self.written), set(self.called), list(self.waiting)
+        r.waiting_numbers, r.notes = list(self.waiting_numbers), self.notes and self.notes.copy()
         return r
 
 

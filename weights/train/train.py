@@ -179,7 +179,7 @@ def main():
 def keep_best(a, c, mean, dev, enc, best, step):
     m = Mini(c)
     m.load_state_dict(mean)
-    m.eval()
+    m.to(next(iter(mean.values())).device).eval()
     for name, cases in reversed(dev.items()):
         res = measure.summary(measure.run(m, enc, cases))
         print("DEV %s step %d %s" % (name, step, json.dumps(res)), flush=True)
