@@ -24,10 +24,10 @@
 #define GD_FILE_ARENA_BYTES (2 * GD_GIB)
 
 /* Trajectory */
-#define GD_EVENTS_MAX 4096    /* events of one trajectory */
-#define GD_TOOLS_MAX 2048     /* tools of one catalogue */
+#define GD_EVENTS_MAX 4096        /* events of one trajectory */
+#define GD_TOOLS_MAX 2048         /* tools of one catalogue */
 #define GD_SESSION_BYTES_MAX 8192 /* told again in each verdict: a batch must fit into an answer */
-#define GD_BATCH_ITEMS_MAX 64 /* items of one /v1/guard/batch */
+#define GD_BATCH_ITEMS_MAX 64     /* items of one /v1/guard/batch */
 #define GD_PROMPT_BYTES_MAX (8 * GD_MIB)
 
 /* Model */
@@ -42,7 +42,7 @@
 #define GD_SAFETENSORS_TENSORS_MAX 65536
 #define GD_SAFETENSORS_RANK_MAX 8
 #define GD_SAFETENSORS_NAME_BYTES_MAX 256 /* of a tensor or a shard */
-#define GD_INT8_SCALE_MAX 0x1p100f /* of a row of an int8 matrix: products stay finite */
+#define GD_INT8_SCALE_MAX 0x1p100f        /* of a row of an int8 matrix: products stay finite */
 #define GD_SAFETENSORS_ARENA_BYTES (512 * GD_MIB)
 #define GD_MODEL_HEAD_DIM_MAX 256 /* what the attention kernels hold */
 #define GD_MODEL_CONFIG_BYTES_MAX (1 * GD_MIB)
@@ -64,9 +64,10 @@
 #define GD_NOTE_HISTORY_BYTES 16384 /* last words of the user and system, and of results */
 #define GD_NOTE_TEXT_BYTES_MAX (8 * GD_REQUEST_BYTES_MAX)
 #define GD_NOTE_ARGUMENTS_MAX 12
-#define GD_NOTE_LEAVES_MAX 8 /* values of one argument */
-#define GD_NOTE_WORDS_MAX 32 /* of one value, or of a description */
-#define GD_NOTE_CALLS_MAX 64 /* earlier calls */
+#define GD_NOTE_LEAVES_MAX 8    /* values of one argument */
+#define GD_NOTE_VALUES_MAX 4096 /* of a trajectory: later calls say nothing of theirs */
+#define GD_NOTE_WORDS_MAX 32    /* of one value, or of a description */
+#define GD_NOTE_CALLS_MAX 64    /* earlier calls */
 #define GD_NOTE_TOOLS_MAX 128
 #define GD_NOTE_NUMBERS_MAX 64 /* of one answer */
 
@@ -76,14 +77,14 @@
 #define GD_STEP_TOKENS_MAX 8448    /* new tokens of one step */
 #define GD_STEP_SEQS_MAX 64        /* sequences of one step */
 #define GD_STEP_CHOICES_MAX (GD_STEP_SEQS_MAX * GD_POLICY_CHOICES_MAX) /* logits of one step */
-#define GD_QUEUE_MAX 512           /* requests that wait for the worker */
-#define GD_QUEUE_MS_DEFAULT 2000   /* estimated wait from which on new requests are refused */
+#define GD_QUEUE_MAX 512         /* requests that wait for the worker */
+#define GD_QUEUE_MS_DEFAULT 2000 /* estimated wait from which on new requests are refused */
 #define GD_QUEUE_MS_MAX 600000
 #define GD_DEADLINE_MS_DEFAULT 10000
 #define GD_DEADLINE_MS_MAX 600000
 #define GD_KV_BLOCK_TOKENS 16 /* tokens of one block of the KV cache */
 #define GD_KV_SEQ_BLOCKS_MAX (GD_CONTEXT_TOKENS_MAX / GD_KV_BLOCK_TOKENS)
-#define GD_KV_SIBLINGS_MAX 64   /* looked at for a partial match, of all tenants and of one each */
+#define GD_KV_SIBLINGS_MAX 64 /* looked at for a partial match, of all tenants and of one each */
 #define GD_KV_BLOCKS_MAX 4194304
 #define GD_KV_BYTES_DEFAULT (512 * GD_MIB) /* of the KV cache on a CPU, where there is enough */
 #define GD_KV_MIB_MAX 1048576              /* of the KV cache, as a flag may ask for */

@@ -97,7 +97,8 @@
  *               the words of F(value) stand in a row in said; in found; at least half of them (two
  *               or more) stand in either; else. Of an argument with several values (the first
  *               GD_NOTE_LEAVES_MAX strings and numbers; a fraction of zeros does not count) the
- *               last of these. No words: not named.
+ *               last of these. No words: not named. Not once GD_NOTE_VALUES_MAX values were looked
+ *               up.
  *               "again after answer | failure | no answer yet", ", user spoke since": the latest of
  *               the GD_NOTE_CALLS_MAX calls before with the same server, name and A; failure: an
  *               error, an empty result, none

@@ -43,6 +43,7 @@ struct gd_notes {
     uint32_t *call_at;          /* [events] number of the call of an event */
     struct tool tools[GD_NOTE_TOOLS_MAX];
     uint32_t n_calls, n_tools, turns, since;
+    uint32_t looked_up;                                       /* values */
     uint32_t request[2 * TEXT_KEYS_MAX], last[TEXT_KEYS_MAX]; /* of two user turns, of one */
     struct keys asked, newest;                                /* these, sorted */
     bool fits;                                                /* tools[].fit is up to date */
@@ -220,6 +221,8 @@ struct gd_notes *gd_notes_open(struct gd_arena *a, const struct gd_trajectory *t
     gd_buf_init(&n->plain, GD_NOTE_TEXT_BYTES_MAX);
     n->asked.at = n->request;
     n->newest.at = n->last;
+    gd_buf_add(&n->said, " ", 1);
+    gd_buf_add(&n->found, " ", 1);
     return n->calls != NULL && n->call_at != NULL ? n : NULL;
 }
 
@@ -231,16 +234,6 @@ void gd_notes_close(struct gd_notes *n)
     gd_buf_free(&n->found);
     gd_buf_free(&n->words);
     gd_buf_free(&n->plain);
-}
-
-void gd_notes_reset(struct gd_notes *n)
-{
-    n->said.len = n->found.len = 0;
-    gd_buf_add(&n->said, " ", 1);
-    gd_buf_add(&n->found, " ", 1);
-    n->n_calls = n->n_tools = n->turns = n->since = 0;
-    n->asked.n = n->newest.n = 0;
-    n->fits = false;
 }
 
 /* The words of F(text). */
@@ -326,6 +319,7 @@ static enum origin origin_of(struct gd_notes *n, struct gd_str leaf)
     const struct gd_str words = plain_words(n, leaf, false);
     uint32_t all = 0, known = 0;
     struct gd_str word;
+    n->looked_up++;
     if (words.len == 1)
         return NOWHERE;
     if (holds(&n->said, words))
@@ -460,7 +454,8 @@ void gd_notes_call(struct gd_notes *n, uint32_t event, struct gd_str shown, stru
     mine->turn = n->turns;
     mine->state = NO_ANSWER;
     digest_call(n, ev, shown, mine->digest);
-    if (ev->payload != NULL && ev->payload->type == GD_JSON_OBJECT)
+    if (ev->payload != NULL && ev->payload->type == GD_JSON_OBJECT &&
+        n->looked_up < GD_NOTE_VALUES_MAX)
         put_origins(n, ev->payload, out);
     put_again(n, mine, start, out);
     if (n->turns > 0)

@@ -7,12 +7,9 @@
 
 struct gd_notes;
 
-/* In the arena, but for its buffers; NULL when there is no memory. */
+/* Nothing has happened yet. In the arena, but for its buffers; NULL when there is no memory. */
 struct gd_notes *gd_notes_open(struct gd_arena *a, const struct gd_trajectory *t);
 void gd_notes_close(struct gd_notes *n); /* NULL is allowed */
-
-/* Nothing has happened yet. */
-void gd_notes_reset(struct gd_notes *n);
 
 /* What happens, in order. tools: those of a catalogue event. text: of the system or the user. */
 void gd_notes_tools(struct gd_notes *n, const struct gd_event *ev);

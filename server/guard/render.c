@@ -17,9 +17,12 @@ int gd_render_open(struct gd_render *r, const struct gd_policy *p, const struct 
     gd_buf_init(&r->lines, GD_PROMPT_BYTES_MAX);
     r->waiting = gd_arena_calloc(a, traj->n_events, sizeof *r->waiting);
     gd_buf_init(&r->note, GD_PROMPT_BYTES_MAX);
-    if (p->budget.notes)
+    r->arena = a;
+    if (p->budget.notes) {
         r->notes = gd_notes_open(a, traj);
-    if (!r->waiting || (p->budget.notes && !r->notes))
+        r->note_of = gd_arena_calloc(a, traj->n_events, sizeof *r->note_of);
+    }
+    if (!r->waiting || (p->budget.notes && (!r->notes || !r->note_of)))
         return gd_err_set(err, GD_ENOMEM, "not enough memory to render the trajectory");
     return gd_catalogue_open(r, a, err);
 }
@@ -32,18 +35,23 @@ void gd_render_close(struct gd_render *r)
     gd_notes_close(r->notes);
 }
 
-/* The line of what the note buffer holds, if anything. */
-static void put_note(struct gd_render *r, bool show)
+/* Keeps the note in hand as that of an event: it is the same in every rendering. */
+static void keep_note(struct gd_render *r, uint32_t index)
 {
-    if (show && r->note.len > 0) {
-        gd_buf_z(r->out, "NOTE: ");
-        r->elided += gd_text_elide(r->out, (struct gd_str){r->note.data, r->note.len},
-                                   r->policy->budget.item_bytes);
-        gd_buf_add(r->out, "\n", 1);
-    }
-    if (r->out->failed == 0)
-        r->out->failed = r->note.failed;
+    const struct gd_str note = {r->note.data, r->note.len};
+    if (r->note.failed == 0 && gd_str_dup(r->arena, note, &r->note_of[index]) != GD_OK)
+        r->note.failed = GD_ENOMEM;
     r->note.len = 0;
+}
+
+static void put_note(struct gd_render *r, uint32_t index)
+{
+    const struct gd_str note = r->note_of[index];
+    if (note.len == 0)
+        return;
+    gd_buf_z(r->out, "NOTE: ");
+    r->elided += gd_text_elide(r->out, note, r->policy->budget.item_bytes);
+    gd_buf_add(r->out, "\n", 1);
 }
 
 /* E of what the scratch buffer holds. */
@@ -216,44 +224,51 @@ static void give_up(struct gd_render *r, bool show)
             gd_buf_z(r->out, "NO RESPONSE\n");
         }
     }
-    for (uint32_t i = 0; i < r->n_waiting && r->notes; i++)
+    for (uint32_t i = 0; i < r->n_waiting && r->notes && !r->noted; i++)
         gd_notes_lost(r->notes, r->waiting[i]);
     r->n_waiting = 0;
     r->answered = false;
 }
 
 /* The notes of a text: the user's and the system's are remembered, the assistant's gets a line. */
-static void note_text(struct gd_render *r, const struct gd_event *ev, bool show)
+static void note_text(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
 {
     if (!r->notes)
         return;
-    if (ev->kind == GD_EVENT_ASSISTANT)
-        gd_notes_answer(r->notes, ev, &r->note);
-    else
+    if (!r->noted && ev->kind != GD_EVENT_ASSISTANT) {
         gd_notes_text(r->notes, ev);
-    put_note(r, show);
+    } else if (!r->noted) {
+        gd_notes_answer(r->notes, ev, &r->note);
+        keep_note(r, index);
+    }
+    if (show)
+        put_note(r, index);
 }
 
 static void note_call(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
 {
     if (!r->notes)
         return;
-    write_arguments(r, ev);
-    gd_notes_call(r->notes, index, (struct gd_str){r->scratch.data, r->scratch.len}, &r->note);
-    put_note(r, show);
+    if (!r->noted) {
+        write_arguments(r, ev);
+        gd_notes_call(r->notes, index, (struct gd_str){r->scratch.data, r->scratch.len}, &r->note);
+        keep_note(r, index);
+    }
+    if (show)
+        put_note(r, index);
 }
 
 /* waited: its call did. */
 static void note_result(struct gd_render *r, const struct gd_event *ev, bool waited)
 {
-    if (!r->notes)
+    if (!r->notes || r->noted)
         return;
     write_result(r, ev);
     const struct gd_str shown = {r->scratch.data, r->scratch.len};
     gd_notes_result(r->notes, waited ? ev->call : -1, shown, shown.len == 0 || ev->is_error);
 }
 
-static void on_text(struct gd_render *r, const struct gd_event *ev, bool show)
+static void on_text(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
 {
     const char *marker = ev->kind == GD_EVENT_SYSTEM ? "SYSTEM: "
                          : ev->kind == GD_EVENT_USER ? "USER: "
@@ -276,7 +291,7 @@ static void on_text(struct gd_render *r, const struct gd_event *ev, bool show)
         else
             gd_buf_add(r->out, "\n", 1);
     }
-    note_text(r, ev, show);
+    note_text(r, ev, index, show);
 }
 
 static void on_call(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
@@ -343,7 +358,7 @@ static void on_event(struct gd_render *r, uint32_t index, bool show)
     case GD_EVENT_SYSTEM:
     case GD_EVENT_USER:
     case GD_EVENT_ASSISTANT:
-        on_text(r, ev, show);
+        on_text(r, ev, index, show);
         break;
     case GD_EVENT_CALL:
         on_call(r, ev, index, show);
@@ -353,7 +368,7 @@ static void on_event(struct gd_render *r, uint32_t index, bool show)
         break;
     case GD_EVENT_CATALOG:
         gd_catalogue_arrives(r, ev, show);
-        if (r->notes)
+        if (r->notes && !r->noted)
             gd_notes_tools(r->notes, ev);
         break;
     }
@@ -368,9 +383,6 @@ void gd_render_body(struct gd_render *r, struct gd_render_cut cut, struct gd_buf
     r->answered = false;
     r->flow = 0;
     r->elided = 0;
-    r->note.len = 0;
-    if (r->notes)
-        gd_notes_reset(r->notes);
     memset(r->written, 0, r->traj->n_tools * sizeof *r->written);
     memset(r->name_state, 0, r->n_names * sizeof *r->name_state);
     for (uint32_t i = 0; i < r->traj->n_events && !out->failed; i++) {
@@ -378,6 +390,9 @@ void gd_render_body(struct gd_render *r, struct gd_render_cut cut, struct gd_buf
             gd_buf_fmt(out, "[%u events omitted]\n", (unsigned)cut.n);
         on_event(r, i, i < cut.first || i - cut.first >= cut.n);
     }
+    r->noted = true;
     if (!out->failed && r->scratch.failed)
         out->failed = r->scratch.failed;
+    if (!out->failed && r->note.failed)
+        out->failed = r->note.failed;
 }

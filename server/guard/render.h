@@ -26,8 +26,13 @@ struct gd_render {
     const struct gd_trajectory *traj;
     struct gd_buf *out;    /* of the rendering that runs */
     struct gd_buf scratch; /* one sanitised item */
-    struct gd_buf note;
+    struct gd_arena *arena;
+
+    /* NOTE lines, made by the first rendering */
     struct gd_notes *notes; /* NULL: the policy wants none */
+    struct gd_buf note;     /* the one in hand */
+    struct gd_str *note_of; /* [n_events] */
+    bool noted;
 
     /* catalogue, prepared once */
     struct gd_buf lines;  /* every TOOL line, with its line break */

@@ -5,7 +5,7 @@ import re
 
 KEPT = 16384
 ARGUMENTS, LEAVES, WORDS, CALLS, TOOLS, NUMBERS = 12, 8, 32, 64, 128, 64
-NAME_KEYS, TEXT_KEYS = 16, 256
+NAME_KEYS, TEXT_KEYS, VALUES = 16, 256, 4096
 STOP = frozenset(
     b"the and for with that this from your you are can use get has its all any not one was will have when into "
     b"what which given specified".split()
@@ -67,6 +67,7 @@ class Notes:
         self.clean = clean
         self.said, self.found = b" ", b" "  # by user and system; by results
         self.calls = []  # [key, state, user turns before it]
+        self.looked_up = 0  # values
         self.turns = self.since = 0  # user turns; calls since the last
         self.request, self.last = frozenset(), frozenset()  # of the last two user turns, of the last
         self.tools = {}  # name: (name keys, description keys)
@@ -100,6 +101,7 @@ class Notes:
         self.calls[n][1] = "failure"
 
     def origin(self, leaf):
+        self.looked_up += 1
         n = norm(self.clean(leaf))
         if n == b" ":
             return None
@@ -118,7 +120,7 @@ class Notes:
     def call(self, name, key, arguments, shown):
         """The note of a call, or None. arguments: pairs or None; shown: how a name is written."""
         parts, groups = [], ([], [], [], [])
-        for k, v in (arguments or [])[:ARGUMENTS]:
+        for k, v in (arguments or [])[:ARGUMENTS] if self.looked_up < VALUES else ():
             out = []
             leaves(v, out)
             got = [o for o in map(self.origin, out) if o is not None]
