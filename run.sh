@@ -77,6 +77,7 @@ tests() {
     need_packages "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
     say "checking the tree"
     tests/tidy
+    /usr/bin/python3 weights/train/scenes.py
     build release -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_WERROR=ON -DGD_TESTS=ON
     say "unit tests"
     # The kernels on a CPU run in the next build, where sanitizers watch them.

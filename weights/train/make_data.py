@@ -517,7 +517,7 @@ def main():
         "--contrast", type=float, default=0.4, help="share of contrast sets in the training set"
     )
     ap.add_argument(
-        "--written", type=float, default=0.6, help="share of conversations from the own catalogue"
+        "--written", type=float, default=0.75, help="share of conversations from the own catalogue"
     )
     a = ap.parse_args()
     os.makedirs(a.out, exist_ok=True)
