@@ -17,17 +17,18 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define CHOICES                                                                                    \
+#define CHOICES(notes)                                                                             \
     "\"choices\":[{\"text\":\"A\",\"label\":\"true\"},{\"text\":\"B\",\"label\":\"replay_"         \
     "function\"}],"                                                                                \
-    "\"render\":{\"item_bytes\":64,\"tool_bytes\":64,\"catalog_bytes\":200,\"similar_tools\":2}}"
+    "\"render\":{\"item_bytes\":64,\"tool_bytes\":64,\"catalog_bytes\":200,\"similar_tools\":2,"   \
+    "\"notes\":" notes "}}"
 
 static const char *const policies[] = {
-    "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," CHOICES,
+    "{\"name\":\"n\",\"version\":1,\"chat\":\"none\",\"template\":\"{body}\"," CHOICES("true"),
     "{\"name\":\"n\",\"version\":1,\"chat\":\"llama3\",\"template\":\"Read:\\n{body}\\n\\nWhich?"
-    "\"," CHOICES,
+    "\"," CHOICES("false"),
     "{\"name\":\"n\",\"version\":1,\"chat\":\"chatml\",\"template\":\"{body}\",\"rendering\":"
-    "\"mci\"," CHOICES,
+    "\"mci\"," CHOICES("false"),
 };
 #define N_POLICIES 3
 
@@ -89,7 +90,7 @@ static bool is_ours(const char *line, bool mci)
         return true;
     if (!mci)
         return begins(line, "SYSTEM: ") || begins(line, "USER: ") || begins(line, "ASSISTANT: ") ||
-               begins(line, "FUNCTION RESPONSE");
+               begins(line, "NOTE: ") || begins(line, "FUNCTION RESPONSE");
     size_t digits = strspn(line, "0123456789");
     return begins(line, "   Type: ") || begins(line, "   Principle: ") ||
            (digits && begins(line + digits, ". "));
@@ -107,7 +108,7 @@ static void check_body(const struct gd_trajectory *t, const struct gd_prompt *p,
         GD_ASSERT(stop && is_ours(line, mci));
         for (const char *s = line; s < stop; s++)
             GD_ASSERT((unsigned char)*s >= 0x20 && *s != 0x7F);
-        lines += !begins(line, "TOOL") && !begins(line, "[");
+        lines += !begins(line, "TOOL") && !begins(line, "[") && !begins(line, "NOTE: ");
         calls += begins(line, "ASSISTANT: <functioncall> ");
         line = stop + 1;
     }
