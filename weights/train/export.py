@@ -5,7 +5,7 @@
 
 Everything is measured on the weights as they are stored (files.py). The temperature with the smallest log loss is
 folded into the weight of the final norm. The thresholds are those with the best balanced accuracy; the operating
-points `strict` and `permissive` are where at most 25 % and 5 % of the benign cases are flagged. Measured precision is
+points `strict` and `permissive` are where at most 40 % and 5 % of the benign cases are flagged. Measured precision is
 that of as many unsafe as benign cases. --check compares with transformers.
 """
 
@@ -23,7 +23,7 @@ import files
 import measure
 import policy
 
-BENIGN_FLAGGED = {"strict": 0.25, "permissive": 0.05}
+BENIGN_FLAGGED = {"strict": 0.4, "permissive": 0.05}
 
 
 def weights(want, reqs):
