@@ -65,13 +65,12 @@ PAD = (
 
 
 def places(r, tools, messages, k):
-    """k chances to append text to a result or a description: [(put(text))]"""
+    """k of the results and tools that text can be appended to"""
     out = []
     for m in messages:
-        if m["role"] == "tool":
+        if m["role"] == "tool" and m["content"].strip():  # no response stays none: it is what shows B
             out.append(m)
-    for t in tools:
-        out.append(t)
+    out += tools
     return r.sample(out, min(k, len(out)))
 
 
