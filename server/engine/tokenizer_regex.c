@@ -19,6 +19,9 @@
 #define MATCH_LIMIT 1000000u
 #define HEAP_LIMIT_KIB 65536u
 #define NEST_LIMIT 50u
+/* Of the JIT, on the heap: its own 32 KiB on the thread's stack are more than an HTTP thread has left. */
+#define JIT_STACK_BYTES 32768
+#define JIT_STACK_BYTES_MAX 262144
 
 struct gd_regex {
     pcre2_code *code;
@@ -29,7 +32,9 @@ struct gd_regex_run {
     const struct gd_regex *regex;
     struct gd_str text;
     pcre2_match_data *data;
-    size_t start; /* of the match that lies ahead; text.len when there is none */
+    pcre2_match_context *context; /* a copy of the regex's, with the stack below */
+    pcre2_jit_stack *stack;       /* NULL: no JIT */
+    size_t start;                 /* of the match that lies ahead; text.len when there is none */
     size_t end;
 };
 
@@ -153,10 +158,14 @@ int gd_regex_run_open(struct gd_regex_run **out, const struct gd_regex *r, struc
     run->regex = r;
     run->text = text;
     run->data = pcre2_match_data_create_from_pattern(r->code, NULL);
-    if (run->data == NULL) {
-        free(run);
+    run->context = pcre2_match_context_copy(r->context);
+    run->stack = pcre2_jit_stack_create(JIT_STACK_BYTES, JIT_STACK_BYTES_MAX, NULL);
+    if (run->data == NULL || run->context == NULL) {
+        gd_regex_run_close(run);
         return GD_ENOMEM;
     }
+    if (run->stack != NULL)
+        pcre2_jit_stack_assign(run->context, NULL, run->stack);
     *out = run;
     return GD_OK;
 }
@@ -166,6 +175,8 @@ void gd_regex_run_close(struct gd_regex_run *run)
     if (run == NULL)
         return;
     pcre2_match_data_free(run->data);
+    pcre2_match_context_free(run->context);
+    pcre2_jit_stack_free(run->stack);
     free(run);
 }
 
@@ -175,10 +186,11 @@ static int search(struct gd_regex_run *run, size_t from)
     const struct gd_regex *r = run->regex;
     PCRE2_SPTR text = (PCRE2_SPTR)run->text.ptr;
     uint32_t options = PCRE2_NO_UTF_CHECK; /* checking all of it each time would be quadratic */
-    int n = pcre2_match(r->code, text, run->text.len, from, options, run->data, r->context);
+    options |= run->stack == NULL ? PCRE2_NO_JIT : 0;
+    int n = pcre2_match(r->code, text, run->text.len, from, options, run->data, run->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT)
         n = pcre2_match(r->code, text, run->text.len, from, options | PCRE2_NO_JIT, run->data,
-                        r->context);
+                        run->context);
     if (n == PCRE2_ERROR_NOMEMORY)
         return GD_ENOMEM;
     if (n < 0 && n != PCRE2_ERROR_NOMATCH)
