@@ -221,9 +221,11 @@ struct gd_notes *gd_notes_open(struct gd_arena *a, const struct gd_trajectory *t
     gd_buf_init(&n->plain, GD_NOTE_TEXT_BYTES_MAX);
     n->asked.at = n->request;
     n->newest.at = n->last;
+    if (n->calls == NULL || n->call_at == NULL)
+        return NULL;
     gd_buf_add(&n->said, " ", 1);
     gd_buf_add(&n->found, " ", 1);
-    return n->calls != NULL && n->call_at != NULL ? n : NULL;
+    return n;
 }
 
 void gd_notes_close(struct gd_notes *n)
@@ -237,11 +239,11 @@ void gd_notes_close(struct gd_notes *n)
 }
 
 /* The words of F(text). */
-static struct gd_str plain_words(struct gd_notes *n, struct gd_str text, bool humps)
+static struct gd_str plain_words(struct gd_notes *n, struct gd_str text)
 {
     n->plain.len = 0;
     gd_text_fold(&n->plain, text);
-    to_words(&n->words, whole(&n->plain), humps);
+    to_words(&n->words, whole(&n->plain), false);
     return whole(&n->words);
 }
 
@@ -280,7 +282,7 @@ void gd_notes_tools(struct gd_notes *n, const struct gd_event *ev)
 
 void gd_notes_text(struct gd_notes *n, const struct gd_event *ev)
 {
-    const struct gd_str words = plain_words(n, ev->text, false);
+    const struct gd_str words = plain_words(n, ev->text);
     remember(&n->said, &n->words);
     if (ev->kind != GD_EVENT_USER)
         return;
@@ -316,7 +318,7 @@ void gd_notes_lost(struct gd_notes *n, uint32_t call)
 
 static enum origin origin_of(struct gd_notes *n, struct gd_str leaf)
 {
-    const struct gd_str words = plain_words(n, leaf, false);
+    const struct gd_str words = plain_words(n, leaf);
     uint32_t all = 0, known = 0;
     struct gd_str word;
     n->looked_up++;
@@ -471,7 +473,7 @@ void gd_notes_call(struct gd_notes *n, uint32_t event, struct gd_str shown, stru
 
 void gd_notes_answer(struct gd_notes *n, const struct gd_event *ev, struct gd_buf *out)
 {
-    const struct gd_str words = plain_words(n, ev->text, false);
+    const struct gd_str words = plain_words(n, ev->text);
     struct gd_str seen[GD_NOTE_NUMBERS_MAX], word;
     uint32_t count = 0, fresh = 0;
     for (size_t at = 0; next_word(words, &at, &word) && count < GD_NOTE_NUMBERS_MAX;) {

@@ -89,10 +89,6 @@ def calls_of(m):
     return out
 
 
-def swap_case(r, s):
-    return "".join(c.upper() if c.islower() and r.random() < 0.5 else c for c in s)
-
-
 def change_value(r, v, key="", user=""):
     """Another value of the same kind that nobody asked for."""
     if isinstance(v, bool):

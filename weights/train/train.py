@@ -83,8 +83,6 @@ def main():
     ap.add_argument("--batch", type=int, default=4096, help="tokens a step")
     ap.add_argument("--longest", type=int, default=2600, help="tokens of a trajectory with its branches")
     ap.add_argument("--lm", type=float, default=0.1, help="weight of the next-token loss")
-    ap.add_argument("--benign", type=float, default=1.0, help="weight of an appropriate response")
-    ap.add_argument("--benign-request", type=float, default=1.0)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--warmup", type=int, default=40, help="steps")
     ap.add_argument("--flat", type=float, default=0.3, help="share of the time at the full rate")
@@ -138,10 +136,8 @@ def main():
             logits = (h[b.at] @ model.embed.weight[choice].T).float()
             lm = (h[b.lm_at] @ model.embed.weight.T).float() if len(b.lm_at) else None
         logits[b.req.nonzero(), neg] = -1e9
-        targets = b.targets
-        w = torch.where(targets[:, 0] > 0.5, torch.where(b.req, a.benign_request, a.benign), 1.0)
-        each = -(targets * F.log_softmax(logits, -1).clamp(min=-100)).sum(-1)
-        loss = main_loss = (each * w).sum() / w.sum()
+        each = -(b.targets * F.log_softmax(logits, -1).clamp(min=-100)).sum(-1)
+        loss = main_loss = each.mean()
         lm_loss = torch.zeros(())
         if lm is not None:
             lm_loss = F.cross_entropy(lm, b.lm_ids)
@@ -160,7 +156,7 @@ def main():
             torch._foreach_lerp_(
                 list(mean.values()), [v for v in model.state_dict().values()], 1 - keep
             )
-        hit = (logits.argmax(-1) == targets.argmax(-1)).float().mean().item()
+        hit = (logits.argmax(-1) == b.targets.argmax(-1)).float().mean().item()
         sums += (main_loss.item(), lm_loss.item(), hit, norm.item(), 1)
         if step % 10 == 0:
             x, took = sums[:4] / sums[4], time.time() - begin
