@@ -29,10 +29,6 @@ void gd_http_drain(struct gd_http *h);
 uint32_t gd_http_in_flight(const struct gd_http *h); /* admitted and not yet answered */
 void gd_http_close(struct gd_http *h);               /* cuts what is still open */
 
-/* prime.c: sends one GET /healthz with this request id through each worker at once; how many were
- * answered. host is numeric. */
-uint32_t gd_http_prime(const char *host, uint16_t port, const char *id);
-
 /* false for an address other than 127.0.0.0/8. */
 bool gd_http_host_is_loopback(const char *host);
 

@@ -20,11 +20,10 @@ struct gd_service {
     _Atomic uint32_t in_flight; /* admitted work not yet answered */
     _Atomic size_t body_bytes;  /* held by bodies of admitted work */
     int64_t start_ns;
-    int64_t created;              /* seconds since 1970 when the model was ready, or the start */
-    _Atomic uint32_t connections; /* open now */
-    uint32_t queue_ms_max;        /* refuse new work when the engine has as much as this to do */
-    bool prefix_cache;            /* for show */
-    bool verdict_cache;           /* whole scores are kept; set before guard is */
+    int64_t created;       /* seconds since 1970 when the model was ready, or the start */
+    uint32_t queue_ms_max; /* refuse new work when the engine has as much as this to do */
+    bool prefix_cache;     /* for show */
+    bool verdict_cache;    /* whole scores are kept; set before guard is */
     struct gd_watch *watch;
 };
 
@@ -125,6 +124,7 @@ enum gd_reject { /* why work was refused; what the engine refuses is taken from 
                  GD_REJECT_DRAINING,
                  GD_REJECT_LOADING,
                  GD_REJECT_DEVICE_LOST,
+                 GD_REJECT_CONNECTIONS,
                  GD_REJECT_COUNT,
 };
 void gd_stats_reject(enum gd_reject why);
@@ -135,13 +135,11 @@ void gd_stats_write(struct gd_service *s, struct gd_buf *out);
 /* watch.c: bodies and answers that take too long, and clients that leave; any thread. */
 struct gd_watch;
 struct gd_watch_entry {
-    struct gd_watch_entry *next;
-    const char *remote; /* numeric; with the two ports it names one connection */
-    uint16_t remote_port, local_port;
+    struct gd_watch_entry *next, *prev;
+    int fd; /* of the connection that the thread serves; see socket.h */
     int64_t deadline_ns;
     bool sending, late;
-    bool looked, gone; /* of gd_watch_gone; all zero at first */
-    int fd;
+    bool gone; /* of gd_watch_gone; false at first */
 };
 int gd_watch_open(struct gd_watch **out, struct gd_err *err);
 void gd_watch_close(struct gd_watch *w);
@@ -149,8 +147,8 @@ void gd_watch_close(struct gd_watch *w);
  * there can still be an answer, or all of it when sending. */
 void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e, int64_t ms, bool sending);
 bool gd_watch_end(struct gd_watch *w, struct gd_watch_entry *e); /* false when it was cut */
-/* The client has closed or reset the connection. Once true always true; looks for the socket when
- * it is first asked. On the thread that serves the connection. */
+/* The client has closed or reset the connection. Once true always true. On the thread that serves
+ * the connection. */
 bool gd_watch_gone(struct gd_watch_entry *e);
 
 /* info.c: handlers of the routes that tell about the server */

@@ -7,22 +7,21 @@
  *
  * The library parses a head in place: it puts zero bytes over separators and shows pointers into
  * the buffer. From the gaps between these pointers we see what it does not tell: bytes before the
- * request line, folded or bare-LF lines, headers that it skipped. A request line that does not
- * start where this worker's buffer starts may hold bytes of another connection; the lowest start
- * seen on the thread is that place (prime.c sees to it), and it is aligned like any malloc. */
+ * request line, folded or bare-LF lines, headers that it skipped. */
 #include "guardian/http.h"
 #include "guardian/log.h"
+#include "guardian/socket.h"
 
 #include <arpa/inet.h>
 #include <civetweb.h>
 #include <errno.h>
-#include <stdalign.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 
 #define CLIENT_LEFT 499
-#define NICE_STEP 5 /* by which HTTP threads stand back behind the engine's */
+#define STOP_NS 2000000000 /* for connections to end by themselves */
+#define NICE_STEP 5        /* by which HTTP threads stand back behind the engine's */
 
 _Static_assert(MG_MAX_HEADERS == GD_HTTP_HEADERS_MAX + 1, "the header limit follows the library");
 
@@ -30,7 +29,6 @@ struct gd_http {
     struct mg_context *ctx;
     struct gd_service service;
     uint16_t port;
-    char prime_id[GD_HTTP_REQUEST_ID_MAX + 1]; /* of the requests that prime.c sends; secret */
 };
 
 /* True when exactly n zero bytes lie between the end of string `a` and `b`. */
@@ -50,16 +48,11 @@ static bool follows(const char *a, size_t n, const char *b)
  * which ends after the head. */
 static bool head_is_plain(const struct mg_request_info *ri)
 {
-    static _Thread_local const char *base;
-    const char *start = ri->request_method;
-    if (base == NULL || start < base) {
-        base = start;
-    }
-    if (start != base || (uintptr_t)start % alignof(max_align_t) != 0) {
+    if (ri->request_method != gd_socket_buffer()) {
         return false;
     }
     const char *last = ri->query_string != NULL ? ri->query_string : ri->request_uri;
-    if (!follows(start, 1, ri->request_uri) ||
+    if (!follows(ri->request_method, 1, ri->request_uri) ||
         (ri->query_string != NULL && !follows(ri->request_uri, 1, ri->query_string)) ||
         !follows(last, 1, ri->http_version - strlen("HTTP/"))) {
         return false;
@@ -103,7 +96,6 @@ struct exchange {
     struct gd_gate gate;
     int route;
     bool admitted;
-    bool priming;  /* sent by prime.c */
     size_t held;   /* body bytes counted at admission */
     size_t unread; /* body bytes that the client may still send */
     char *body;
@@ -224,16 +216,16 @@ static void discard(struct exchange *x)
     gd_watch_end(x->service->watch, &x->watch);
 }
 
-static bool too_many_connections(struct gd_service *s)
+/* From here on connections are too dear to be kept for a next request. */
+static bool many_connections(void)
 {
-    return atomic_load(&s->connections) > GD_HTTP_CONNECTIONS_MAX * 3 / 4;
+    return gd_sockets_open() > gd_sockets_max() / 8 * 7;
 }
 
 static void decide_close(struct exchange *x)
 {
     x->resp.close = x->resp.close || x->gate.client_closes || x->unread > 0 ||
-                    atomic_load(&x->service->draining) ||
-                    (too_many_connections(x->service) && !x->priming);
+                    atomic_load(&x->service->draining) || many_connections();
 }
 
 static bool client_gone(void *ctx)
@@ -321,9 +313,7 @@ static void finish(struct exchange *x)
         mg_disable_connection_keep_alive(x->conn);
     }
     double total_ms = (double)(gd_now_ns() - x->req.start_ns) / 1e6;
-    if (!x->priming) {
-        gd_stats_request(x->route, x->resp.status, total_ms);
-    }
+    gd_stats_request(x->route, x->resp.status, total_ms);
     answer(x, total_ms);
     if (x->watch.gone) {
         mg_disable_connection_keep_alive(x->conn); /* the answer may have been cut short */
@@ -334,9 +324,7 @@ static void finish(struct exchange *x)
     if (x->unread > 0 && !x->gate.expect_continue) {
         discard(x);
     }
-    if (!x->priming) {
-        gd_reply_log(&x->req, &x->resp, total_ms);
-    }
+    gd_reply_log(&x->req, &x->resp, total_ms);
 }
 
 static int on_request(struct mg_connection *conn)
@@ -360,11 +348,8 @@ static int on_request(struct mg_connection *conn)
     };
     x->route = -1;
     gd_buf_init(&x->resp.body, GD_HTTP_ANSWER_BYTES_MAX);
-    x->watch.remote = ri->remote_addr;
-    x->watch.remote_port = (uint16_t)ri->remote_port;
-    x->watch.local_port = h->port;
+    x->watch.fd = gd_socket_current();
     read_head(ri, &x->req);
-    x->priming = strcmp(x->req.id, h->prime_id) == 0;
     serve(x);
     finish(x);
     int status = x->resp.status;
@@ -419,20 +404,6 @@ static void *on_thread(const struct mg_context *ctx, int thread_type)
     return NULL;
 }
 
-static int on_connect(const struct mg_connection *conn, void **data)
-{
-    struct gd_http *h = mg_get_user_data(mg_get_context(conn));
-    (void)data;
-    atomic_fetch_add(&h->service.connections, 1);
-    return 0;
-}
-
-static void on_disconnect(const struct mg_connection *conn)
-{
-    struct gd_http *h = mg_get_user_data(mg_get_context(conn));
-    atomic_fetch_sub(&h->service.connections, 1);
-}
-
 static const char *numeric_host(const char *host)
 {
     return strcmp(host, "localhost") == 0 ? "127.0.0.1" : host;
@@ -463,7 +434,7 @@ static int start(struct gd_http *h, const struct gd_http_options *opt, struct gd
 {
     char listen[64], threads[16], head_bytes[16];
     snprintf(listen, sizeof(listen), "%s:%u", numeric_host(opt->host), (unsigned)opt->port);
-    snprintf(threads, sizeof(threads), "%d", GD_HTTP_CONNECTIONS_MAX);
+    snprintf(threads, sizeof(threads), "%u", (unsigned)gd_sockets_init(GD_HTTP_CONNECTIONS_MAX));
     snprintf(head_bytes, sizeof(head_bytes), "%d", GD_HTTP_HEADER_BYTES_MAX);
     const char *options[] = {
         "listening_ports",
@@ -503,8 +474,6 @@ static int start(struct gd_http *h, const struct gd_http_options *opt, struct gd
         .http_error = on_error,
         .log_message = on_message,
         .init_thread = on_thread,
-        .init_connection = on_connect,
-        .connection_closed = on_disconnect,
     };
     struct mg_server_port port[2];
     errno = 0;
@@ -537,14 +506,7 @@ int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct
         rc = gd_service_init(&h->service, opt->version, opt->model_dir, err);
     }
     if (rc == 0) {
-        struct gd_http_request unnamed = {.n_headers = 0};
-        gd_reply_request_id(&unnamed);
-        memcpy(h->prime_id, unnamed.id, sizeof(h->prime_id));
         rc = start(h, opt, err);
-    }
-    if (rc == 0 &&
-        gd_http_prime(numeric_host(opt->host), h->port, h->prime_id) < GD_HTTP_CONNECTIONS_MAX) {
-        gd_log_msg(GD_LOG_WARN, "not all HTTP workers answered the first request");
     }
     if (rc != 0) {
         gd_http_close(h);
@@ -579,13 +541,25 @@ uint32_t gd_http_in_flight(const struct gd_http *h)
     return atomic_load(&((struct gd_http *)(uintptr_t)h)->service.in_flight);
 }
 
+/* The library would leave requests that it is reading without an answer. */
+static void stop(struct gd_http *h)
+{
+    const struct timespec pause = {.tv_nsec = 10000000};
+    const int64_t until_ns = gd_now_ns() + STOP_NS;
+    gd_sockets_stop();
+    while (gd_sockets_open() > 0 && gd_now_ns() < until_ns) {
+        nanosleep(&pause, NULL);
+    }
+    mg_stop(h->ctx);
+}
+
 void gd_http_close(struct gd_http *h)
 {
     if (h == NULL) {
         return;
     }
     if (h->ctx != NULL) {
-        mg_stop(h->ctx);
+        stop(h);
     }
     gd_service_free(&h->service);
     mg_exit_library();

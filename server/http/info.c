@@ -4,6 +4,7 @@
  * /health that verdicts can be had now: not any more from the moment in which a device is lost. */
 #include "guardian/metrics.h"
 #include "guardian/service.h"
+#include "guardian/socket.h"
 
 static void begin(struct gd_json_writer *w, struct gd_http_response *resp)
 {
@@ -284,7 +285,7 @@ static void put_limits(struct gd_json_writer *w, const struct gd_service *s,
     }
     gd_jw_put_i64(w, "step_sequences", GD_STEP_SEQS_MAX);
     gd_jw_put_i64(w, "kv_block_tokens", GD_KV_BLOCK_TOKENS);
-    gd_jw_put_i64(w, "connections", GD_HTTP_CONNECTIONS_MAX);
+    gd_jw_put_i64(w, "connections", gd_sockets_max());
     gd_jw_put_i64(w, "headers", GD_HTTP_HEADERS_MAX);
     gd_jw_put_i64(w, "header_bytes", GD_HTTP_HEADER_BYTES_MAX);
     gd_jw_put_i64(w, "deadline_ms_default", GD_DEADLINE_MS_DEFAULT);

@@ -4,6 +4,7 @@
  * that others count (engine, process) are copied when they are asked for. */
 #include "guardian/metrics.h"
 #include "guardian/service.h"
+#include "guardian/socket.h"
 
 #include <pthread.h>
 
@@ -13,9 +14,9 @@ static const char *const CODES[] = {"200", "400", "401", "404", "405", "408",
                                     "411", "413", "415", "417", "422", "429",
                                     "431", "499", "500", "503", "504", "other"};
 static const char *const ACTIONS[] = {"error", "block", "review", "allow"};
-static const char *const REASONS[GD_REJECT_COUNT] = {"queue_full", "queue_time", "deadline",
-                                                     "too_large",  "memory",     "draining",
-                                                     "loading",    "device_lost"};
+static const char *const REASONS[GD_REJECT_COUNT] = {"queue_full", "queue_time",  "deadline",
+                                                     "too_large",  "memory",      "draining",
+                                                     "loading",    "device_lost", "connections"};
 static const char *const BLOCK_STATES[] = {"used", "cached", "free"};
 static const char *routes[MAX_ROUTES]; /* the paths, then "none" */
 static const char *labels[GD_LABEL_COUNT];
@@ -363,6 +364,18 @@ static void copy_engine(struct gd_engine *e)
     pthread_mutex_unlock(&lock);
 }
 
+static void copy_sockets(void)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static uint64_t last;
+    pthread_mutex_lock(&lock);
+    const uint64_t now = gd_sockets_refused();
+    reject(GD_REJECT_CONNECTIONS, now - last);
+    last = now;
+    pthread_mutex_unlock(&lock);
+    gd_metric_set(connections, NULL, gd_sockets_open());
+}
+
 void gd_stats_write(struct gd_service *s, struct gd_buf *out)
 {
     struct gd_guard *g = atomic_load(&s->guard);
@@ -371,7 +384,7 @@ void gd_stats_write(struct gd_service *s, struct gd_buf *out)
         copy_engine(gd_guard_engine(g));
     }
     gd_metric_set(in_flight, NULL, atomic_load(&s->in_flight));
-    gd_metric_set(connections, NULL, atomic_load(&s->connections));
+    copy_sockets();
     gd_metric_set(ready, NULL, g != NULL && !draining && !lost ? 1.0 : 0.0);
     gd_metric_set(device_lost, NULL, lost ? 1.0 : 0.0);
     gd_metric_set(resident, NULL, (double)gd_engine_resident_bytes());

@@ -5,87 +5,42 @@
  * in a list with its deadline; one thread looks at the list and shuts what is late: the reading side
  * of a body, which ends the read and lets a 408 be sent; both sides of an answer.
  *
- * The library does not tell the socket. It is found by its peer, and only when it is needed: while a
- * request is read or judged its socket is open, and the number is not given to another. Another
- * socket with the same peer can only be of the same client, who used one port of his for two of our
- * addresses: then both are cut, and neither is taken to have left. A socket that was reset has no
- * peer any more and is not found. */
+ * While an entry is in the list its thread serves the connection, so that the descriptor is open and
+ * nobody else's. */
 #include "guardian/service.h"
+#include "guardian/socket.h"
 
-#include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 #define TICK_NS 200000000
 
 struct gd_watch {
     pthread_mutex_t lock;
-    pthread_cond_t stop;
+    pthread_cond_t stop; /* measures time by the clock of the deadlines */
     pthread_t thread;
     bool stopping;
     struct gd_watch_entry *first;
 };
 
-/* The descriptor is a connection from e's peer to our port. */
-static bool is_connection(int fd, const struct gd_watch_entry *e, const struct in_addr *addr)
-{
-    struct sockaddr_in peer = {0}, own = {0};
-    socklen_t n_peer = sizeof(peer), n_own = sizeof(own);
-    if (getpeername(fd, (struct sockaddr *)&peer, &n_peer) != 0 ||
-        getsockname(fd, (struct sockaddr *)&own, &n_own) != 0) {
-        return false;
-    }
-    return peer.sin_family == AF_INET && peer.sin_addr.s_addr == addr->s_addr &&
-           ntohs(peer.sin_port) == e->remote_port && ntohs(own.sin_port) == e->local_port;
-}
-
-#define NOT_FOUND (-1)
-#define NO_SUCH_PEER (-2)
-
-/* The first from descriptor `fd` on. */
-static int find_socket(const struct gd_watch_entry *e, int fd)
-{
-    struct in_addr addr;
-    long n = sysconf(_SC_OPEN_MAX);
-    int max = n > 0 && n < 65536 ? (int)n : 65536;
-    if (inet_pton(AF_INET, e->remote, &addr) != 1) {
-        return NO_SUCH_PEER;
-    }
-    for (; fd < max; fd++) {
-        if (is_connection(fd, e, &addr)) {
-            return fd;
-        }
-    }
-    return NOT_FOUND;
-}
-
-static void cut(const struct gd_watch_entry *e)
-{
-    for (int fd = find_socket(e, 0); fd >= 0; fd = find_socket(e, fd + 1)) {
-        shutdown(fd, e->sending ? SHUT_RDWR : SHUT_RD);
-    }
-}
-
 bool gd_watch_gone(struct gd_watch_entry *e)
 {
-    if (e->gone) {
-        return true;
-    }
-    if (!e->looked) {
-        e->looked = true;
-        e->fd = find_socket(e, 0);
-        if (e->fd >= 0 && find_socket(e, e->fd + 1) >= 0) {
-            e->fd = NO_SUCH_PEER; /* which of the two it is cannot be told */
+    struct pollfd p = {.fd = e->fd, .events = POLLRDHUP};
+    e->gone = e->gone || (e->fd >= 0 && poll(&p, 1, 0) == 1 &&
+                          (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0);
+    return e->gone;
+}
+
+static void cut_late(struct gd_watch *w, int64_t now_ns)
+{
+    for (struct gd_watch_entry *e = w->first; e != NULL; e = e->next) {
+        if (now_ns > e->deadline_ns && !e->late) {
+            e->late = true;
+            (void)shutdown(e->fd, e->sending ? SHUT_RDWR : SHUT_RD);
         }
     }
-    struct pollfd p = {.fd = e->fd, .events = POLLRDHUP};
-    e->gone = e->fd == NOT_FOUND || (e->fd >= 0 && poll(&p, 1, 0) == 1 &&
-                                     (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0);
-    return e->gone;
 }
 
 static void *watch_main(void *ctx)
@@ -93,18 +48,11 @@ static void *watch_main(void *ctx)
     struct gd_watch *w = ctx;
     pthread_mutex_lock(&w->lock);
     while (!w->stopping) {
-        struct timespec until;
-        int64_t now = gd_now_ns();
-        for (struct gd_watch_entry *e = w->first; e != NULL; e = e->next) {
-            if (now > e->deadline_ns && !e->late) {
-                e->late = true;
-                cut(e);
-            }
-        }
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += TICK_NS;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
+        const int64_t now_ns = gd_now_ns(), until_ns = now_ns + TICK_NS;
+        const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
+                                       .tv_nsec = until_ns % 1000000000};
+        cut_late(w, now_ns);
+        gd_sockets_sweep(now_ns);
         pthread_cond_timedwait(&w->stop, &w->lock, &until);
     }
     pthread_mutex_unlock(&w->lock);
@@ -118,6 +66,10 @@ void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e, int64_t ms, bo
     e->late = false;
     pthread_mutex_lock(&w->lock);
     e->next = w->first;
+    e->prev = NULL;
+    if (w->first != NULL) {
+        w->first->prev = e;
+    }
     w->first = e;
     pthread_mutex_unlock(&w->lock);
 }
@@ -125,13 +77,15 @@ void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e, int64_t ms, bo
 bool gd_watch_end(struct gd_watch *w, struct gd_watch_entry *e)
 {
     pthread_mutex_lock(&w->lock);
-    for (struct gd_watch_entry **at = &w->first; *at != NULL; at = &(*at)->next) {
-        if (*at == e) {
-            *at = e->next;
-            break;
-        }
+    if (e->prev != NULL) {
+        e->prev->next = e->next;
+    } else {
+        w->first = e->next;
     }
-    bool late = e->late;
+    if (e->next != NULL) {
+        e->next->prev = e->prev;
+    }
+    const bool late = e->late;
     pthread_mutex_unlock(&w->lock);
     return !late;
 }
@@ -139,12 +93,18 @@ bool gd_watch_end(struct gd_watch *w, struct gd_watch_entry *e)
 int gd_watch_open(struct gd_watch **out, struct gd_err *err)
 {
     struct gd_watch *w = calloc(1, sizeof(*w));
+    pthread_condattr_t attr;
     if (w == NULL) {
         return gd_err_set(err, GD_ENOMEM, "no memory for the watchdog");
     }
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->stop, NULL);
+    pthread_cond_init(&w->stop, &attr);
+    pthread_condattr_destroy(&attr);
     if (pthread_create(&w->thread, NULL, watch_main, w) != 0) {
+        pthread_cond_destroy(&w->stop);
+        pthread_mutex_destroy(&w->lock);
         free(w);
         return gd_err_set(err, GD_ENOMEM, "the watchdog thread could not be started");
     }
@@ -162,6 +122,7 @@ void gd_watch_close(struct gd_watch *w)
     pthread_cond_signal(&w->stop);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
+    gd_sockets_sweep(INT64_MAX);
     pthread_cond_destroy(&w->stop);
     pthread_mutex_destroy(&w->lock);
     free(w);

@@ -1,0 +1,41 @@
+/* socket.h - the sockets of the HTTP library: how many there are, which one this thread serves, and
+ * what is in the buffer that it reads into.
+ *
+ * The library calls accept, recv and close of the C library by name; a program that links socket.c
+ * gives it these three instead. With them come what the library has no option for: a bound on
+ * connections, the descriptor of a request (so that a deadline can shut it), and a buffer in which
+ * nothing of an earlier connection is left. Descriptors that did not come out of accept are passed
+ * through untouched. The alternative, a patched build of the library, would have to be built, signed
+ * and updated by us on every distribution; these are three functions in one file.
+ *
+ * One set of sockets in a process. Any thread, except where said otherwise. */
+#ifndef GUARDIAN_SOCKET_H
+#define GUARDIAN_SOCKET_H
+
+#include "guardian/limits.h"
+#include "guardian/status.h"
+
+#include <stdint.h>
+
+/* Before the library listens: raises the soft limit on descriptors as far as is needed and allowed.
+ * How many connections can be open at one time: at most n, fewer where the hard limit is lower. */
+uint32_t gd_sockets_init(uint32_t n);
+
+uint32_t gd_sockets_open(void);    /* connections now */
+uint32_t gd_sockets_max(void);     /* as gd_sockets_init said */
+uint64_t gd_sockets_refused(void); /* connections answered with 503 since the start */
+
+/* Of the calling thread of the library: the descriptor that it reads from (-1: none), and where the
+ * buffer begins into which it reads heads (NULL: it has read nothing yet). */
+int gd_socket_current(void);
+const char *gd_socket_buffer(void);
+
+/* From now on new connections are answered with 503, and those that are open get no further byte of
+ * their clients: idle ones end, the others after their answer. gd_sockets_init takes it back. */
+void gd_sockets_stop(void);
+
+/* Closes refused connections whose clients have read their answer, or have had a second for it. To be
+ * called now and then by one thread. */
+void gd_sockets_sweep(int64_t now_ns);
+
+#endif
