@@ -22,8 +22,9 @@ struct flag {
 static const struct flag FLAGS[] = {
     {"model", "GUARDIAN_MODEL", "DIR", TEXT, AT(model), 0,
      "model directory: config.json, tokenizer.json, safetensors"},
-    {"policy", "GUARDIAN_POLICY", "FILE", TEXT, AT(policy), 0,
-     "policy file (default: policy.json of the model, else the built-in one)"},
+    {"policy", "GUARDIAN_POLICY", "FILES", TEXT, AT(policy), 0,
+     "policy files, separated by commas (default: policy.json of the model, else the built-in "
+     "one)"},
     {"operating-point", "GUARDIAN_OPERATING_POINT", "NAME", TEXT, AT(point), 0,
      "operating point of the policy (default: its thresholds)"},
     {"device", "GUARDIAN_DEVICE", "DEVICE", TEXT, AT(device), 0,
@@ -38,6 +39,8 @@ static const struct flag FLAGS[] = {
      "port to listen on (default 8080; 0: any free one, see the log)"},
     {"shutdown-timeout", "GUARDIAN_SHUTDOWN_TIMEOUT", "SECONDS", NUMBER, AT(shutdown_timeout_s),
      3600, "how long a shutdown waits for admitted requests (default 30)"},
+    {"allow-origin", "GUARDIAN_ALLOW_ORIGIN", "ORIGINS", TEXT, AT(allow_origin), 0,
+     "web origins whose pages may send requests, as https://host:port, separated by commas"},
     {"insecure", "GUARDIAN_INSECURE", NULL, SWITCH, AT(insecure), 0,
      "listen on an address that other machines can reach, without authentication"},
     {"max-queue-ms", "GUARDIAN_MAX_QUEUE_MS", "N", NUMBER, AT(queue_ms_max), GD_QUEUE_MS_MAX,
@@ -268,6 +271,25 @@ static void print_plan(const struct gd_engine *e)
         (unsigned long long)m->kv_tokens, gib(m->left_bytes));
 }
 
+/* Looked at before the model loads, which takes long. */
+static int check_policies(const char *paths, struct gd_err *err)
+{
+    for (const char *at = paths; at != NULL && *at != '\0';) {
+        const size_t len = strcspn(at, ",");
+        char *path = strndup(at, len);
+        const bool there = path != NULL && access(path, R_OK) == 0;
+        if (!there) {
+            gd_err_set(err, GD_EUSAGE, "policy file %.*s: %s", (int)len, at, strerror(errno));
+        }
+        free(path);
+        if (!there) {
+            return GD_EUSAGE;
+        }
+        at += at[len] == ',' ? len + 1 : len;
+    }
+    return 0;
+}
+
 int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                       struct gd_guard **out, struct gd_err *err)
 {
@@ -283,15 +305,12 @@ int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                    .verdict_entries = c->verdict_entries,
                    .on_step = hooks->on_step,
                    .model = {.progress = show_progress, .ctx = &last}},
-        .policy_path = c->policy,
+        .policy_paths = c->policy,
         .operating_point = c->point,
         .deadline_ms = hooks->deadline_ms,
     };
-    if (c->policy != NULL && access(c->policy, R_OK) != 0) {
-        gd_err_set(err, GD_EUSAGE, "policy file %s: %s", c->policy, strerror(errno));
-        return GD_EXIT_USAGE;
-    }
-    int rc = gd_guard_open(out, &opt, err);
+    int rc = check_policies(c->policy, err);
+    rc = rc == 0 ? gd_guard_open(out, &opt, err) : rc;
     if (rc == 0) {
         print_plan(gd_guard_engine(*out));
         return 0;

@@ -35,11 +35,20 @@ static void *load_main(void *ctx)
     return NULL;
 }
 
-/* True when a signal of the set came in this time, less than a second. */
-static bool signalled(const sigset_t *set, long ns)
+/* The signal of the set that came in this time, less than a second; 0 when none did. */
+static int signalled(const sigset_t *set, long ns)
 {
     const struct timespec poll = {.tv_nsec = ns};
-    return sigtimedwait(set, NULL, &poll) > 0;
+    const int signal = sigtimedwait(set, NULL, &poll);
+    return signal > 0 ? signal : 0;
+}
+
+/* The same for signals that end the server; SIGHUP is taken too, and noted in *hup. */
+static bool told_to_stop(const sigset_t *set, long ns, bool *hup)
+{
+    const int signal = signalled(set, ns);
+    *hup = *hup || signal == SIGHUP;
+    return signal != 0 && signal != SIGHUP;
 }
 
 static void log_device(const struct gd_engine *e)
@@ -60,9 +69,10 @@ static void log_device(const struct gd_engine *e)
            GD_LOG_I64("left_bytes", (int64_t)m->left_bytes));
 }
 
-static void log_ready(const struct gd_guard *g)
+static void log_ready(struct gd_guard *g)
 {
-    struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
+    struct gd_engine *e = gd_guard_engine(g);
+    struct gd_policies *policies = gd_guard_policies(g);
     const struct gd_model *m = gd_engine_model(e);
     const struct gd_backend *be = gd_engine_backend(e);
     struct gd_engine_stats now;
@@ -75,7 +85,21 @@ static void log_ready(const struct gd_guard *g)
            GD_LOG_I64("kv_blocks", now.kv.blocks), GD_LOG_I64("step_tokens", now.step_tokens),
            GD_LOG_I64("planned_bytes", (int64_t)m->bytes_needed),
            GD_LOG_I64("resident_bytes", (int64_t)gd_engine_resident_bytes()),
-           GD_LOG_STR("policy", gd_guard_policy(g)->name));
+           GD_LOG_STR("policy", policies->policy[0]->name), GD_LOG_I64("policies", policies->n));
+    gd_policies_close(policies);
+}
+
+/* Reads again what an operator may have changed. What cannot be used changes nothing. */
+static void reload(struct gd_guard *g)
+{
+    struct gd_err err = {0};
+    const bool ok = gd_guard_reload(g, &err) == 0;
+    if (ok) {
+        gd_log_msg(GD_LOG_INFO, "policies reloaded");
+    } else {
+        gd_log(GD_LOG_ERROR, "policies not reloaded", GD_LOG_Z("error", err.msg));
+    }
+    gd_stats_reload(ok);
 }
 
 /* Refuses new work and waits for what was admitted. False when a second signal or the timeout ended
@@ -85,8 +109,9 @@ static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
     int64_t until = gd_now_ns() + (int64_t)timeout_s * 1000000000;
     gd_http_drain(h);
     gd_log(GD_LOG_INFO, "draining", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
+    bool hup = false; /* too late for it */
     for (int quiet = 0; quiet < QUIET_POLLS;) {
-        if (signalled(set, POLL_NS)) {
+        if (told_to_stop(set, POLL_NS, &hup)) {
             gd_log_msg(GD_LOG_WARN, "second signal: stopping at once");
             return false;
         }
@@ -114,8 +139,9 @@ static void log_lost(struct loader *l)
 /* Waits for the model, then for a signal. 0 when a signal came, else an exit code. */
 static int run(struct gd_http *h, struct loader *l, const sigset_t *set)
 {
+    bool hup = false;
     while (!atomic_load(&l->done)) {
-        if (signalled(set, POLL_NS)) {
+        if (told_to_stop(set, POLL_NS, &hup)) {
             return 0;
         }
     }
@@ -127,7 +153,11 @@ static int run(struct gd_http *h, struct loader *l, const sigset_t *set)
     log_device(gd_guard_engine(l->guard));
     log_ready(l->guard);
     while (lost(l) == NULL) {
-        if (signalled(set, LOST_POLL_NS)) {
+        if (hup) {
+            hup = false;
+            reload(l->guard);
+        }
+        if (told_to_stop(set, LOST_POLL_NS, &hup)) {
             return 0;
         }
     }
@@ -151,6 +181,7 @@ int gd_cli_serve(const struct gd_cli *c)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 
     const struct gd_http_options opt = {
@@ -159,6 +190,7 @@ int gd_cli_serve(const struct gd_cli *c)
         .version = GD_VERSION,
         .model_dir = c->model,
         .insecure = c->insecure,
+        .allow_origin = c->allow_origin,
         .queue_ms_max = c->queue_ms_max,
         .prefix_cache = !c->no_prefix_cache,
     };

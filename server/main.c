@@ -9,7 +9,7 @@
 
 static const struct gd_cli_command COMMANDS[] = {
     {"serve", NULL, false,
-     MODEL_FLAGS ENGINE_FLAGS "host port shutdown-timeout insecure max-queue-ms ",
+     MODEL_FLAGS ENGINE_FLAGS "host port shutdown-timeout insecure allow-origin max-queue-ms ",
      "answer verdicts over HTTP until SIGTERM or SIGINT", gd_cli_serve},
     {"assess", "FILE", true, MODEL_FLAGS ENGINE_FLAGS,
      "print the verdict of each request of FILE (one JSON value, or JSON Lines)", gd_cli_assess},

@@ -31,7 +31,7 @@ static struct gd_guard *open_guard_with(struct gd_guard_options opt)
 static struct gd_guard *open_guard(const char *dir, const char *policy)
 {
     return open_guard_with(
-        (struct gd_guard_options){.engine = {.model_dir = dir}, .policy_path = policy});
+        (struct gd_guard_options){.engine = {.model_dir = dir}, .policy_paths = policy});
 }
 
 static int setup(void **state)
@@ -214,8 +214,8 @@ static void test_refusals(void **state)
         int rc;
     } cases[] = {
         {"{}", "exactly one of", GD_EFIELD},
-        {STORY ",\"policy\":\"other\"}", "the policy loaded is mcip@1", GD_EFIELD},
-        {STORY ",\"policy\":\"mcip@2\"}", "the policy loaded is mcip@1", GD_EFIELD},
+        {STORY ",\"policy\":\"other\"}", "which is not loaded", GD_EFIELD},
+        {STORY ",\"policy\":\"mcip@2\"}", "which is not loaded", GD_EFIELD},
         {STORY ",\"policy\":1}", "policy", GD_EFIELD},
         {STORY ",\"session\":1}", "session", GD_EFIELD},
         {STORY ",\"deadline_ms\":0}", "deadline_ms", GD_EFIELD},
@@ -381,7 +381,7 @@ static void test_open(void **state)
     assert_true(gd_guard_open(&g, &opt, &err) < 0);
     assert_null(g);
     opt.engine.model_dir = TINY_MODEL;
-    opt.policy_path = "golden/none.json";
+    opt.policy_paths = "golden/none.json";
     assert_int_equal(gd_guard_open(&g, &opt, &err), GD_EIO);
     assert_non_null(strstr(err.msg, "golden/none.json"));
     gd_guard_close(NULL);
@@ -468,6 +468,15 @@ static void refuse_long_prefix(const char *dir)
     assert_null(g);
 }
 
+/* The first policy, which lives as long as nobody reloads. */
+static const struct gd_policy *first_policy(struct gd_guard *g)
+{
+    struct gd_policies *set = gd_guard_policies(g);
+    const struct gd_policy *p = set->policy[0];
+    gd_policies_close(set);
+    return p;
+}
+
 /* policy.json of a model directory is its default; a full context is cut and never allowed. */
 static void test_own_policy_and_full_context(void **state)
 {
@@ -475,7 +484,7 @@ static void test_own_policy_and_full_context(void **state)
     char dir[] = "/tmp/gd_model_XXXXXX";
     make_model(dir);
     struct gd_guard *g = open_guard(dir, NULL);
-    assert_true(gd_str_eqz(gd_guard_policy(g)->name, "own"));
+    assert_true(gd_str_eqz(first_policy(g)->name, "own"));
     struct answer a;
     struct gd_buf b;
     gd_buf_init(&b, 1 << 20);
@@ -726,7 +735,7 @@ static void test_salts(void **state)
     (void)state;
     struct gd_guard *g = open_guard_with(
         (struct gd_guard_options){.engine = {.model_dir = TINY_MODEL, .verdict_entries = 8}});
-    const uint32_t prefix = (uint32_t)gd_guard_policy(g)->prefix_ids.len;
+    const uint32_t prefix = (uint32_t)first_policy(g)->prefix_ids.len;
     const struct gd_caller a = tenant(1);
     const struct gd_caller b = tenant(2);
     struct answer first;
@@ -763,7 +772,7 @@ static void test_salts(void **state)
 static struct gd_ids ids_of(struct gd_guard *g, const char *request, uint32_t *n_keep)
 {
     struct guard_case c;
-    case_prompt(&c, gd_guard_policy(g), gd_engine_tokenizer(gd_guard_engine(g)), request,
+    case_prompt(&c, first_policy(g), gd_engine_tokenizer(gd_guard_engine(g)), request,
                 GD_CONTEXT_TOKENS_MAX);
     assert_int_equal(c.rc, GD_OK);
     struct gd_ids ids = c.prompt.ids;

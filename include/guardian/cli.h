@@ -19,6 +19,7 @@ struct gd_cli {
     const char *device, *dtype; /* see device.h */
     const char *host;
     const char *log_level;
+    const char *allow_origin; /* may be NULL */
     uint32_t port, threads, shutdown_timeout_s;
     uint32_t queue_ms_max, step_tokens, kv_mib, verdict_entries;
     bool insecure, specials, lines, help, no_prefix_cache;

@@ -40,6 +40,11 @@ struct gd_gate {
 /* Framing: header count, names, values, Host, Transfer-Encoding, Content-Length, Upgrade, Expect.
  */
 void gd_gate_framing(const struct gd_http_request *req, struct gd_gate *out);
+/* A web page that a browser shows must not use a server that only its machine can reach: a request
+ * with an Origin passes only when it is one of `allowed` (as browsers write it: "https://host:port",
+ * separated by commas; "" for none). Programs other than browsers send none. After gd_gate_framing
+ * with status 0. */
+void gd_gate_origin(const struct gd_http_request *req, const char *allowed, struct gd_gate *out);
 /* The body rules of the route that was found; out comes from gd_gate_framing with status 0. */
 void gd_gate_body(const struct gd_http_request *req, bool takes_body, struct gd_gate *out);
 

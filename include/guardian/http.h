@@ -11,8 +11,9 @@ struct gd_http_options {
     const char *host; /* IPv4 address, or "localhost" */
     uint16_t port;    /* 0: any free one */
     const char *version, *model_dir;
-    bool insecure;         /* allows an address that other machines can reach */
-    uint32_t queue_ms_max; /* see gd_service */
+    bool insecure;            /* allows an address that other machines can reach */
+    const char *allow_origin; /* see gd_gate_origin; NULL: none */
+    uint32_t queue_ms_max;    /* see gd_service */
     bool prefix_cache;
 };
 

@@ -56,6 +56,9 @@
 #define GD_TOKENIZER_PATTERN_BYTES_MAX (4 * GD_KIB)
 
 /* Policy */
+#define GD_POLICIES_MAX 16 /* loaded at one time */
+#define GD_POLICY_NAME_BYTES_MAX 64
+#define GD_POLICY_ID_BYTES (GD_POLICY_NAME_BYTES_MAX + 24) /* "name@version" with its end */
 #define GD_POLICY_CHOICES_MAX 32
 #define GD_POLICY_TEMPLATE_BYTES_MAX (256 * GD_KIB)
 #define GD_POLICY_POINTS_MAX 8 /* operating points of one policy */

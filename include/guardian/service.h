@@ -20,10 +20,11 @@ struct gd_service {
     _Atomic uint32_t in_flight; /* admitted work not yet answered */
     _Atomic size_t body_bytes;  /* held by bodies of admitted work */
     int64_t start_ns;
-    int64_t created;       /* seconds since 1970 when the model was ready, or the start */
-    uint32_t queue_ms_max; /* refuse new work when the engine has as much as this to do */
-    bool prefix_cache;     /* for show */
-    bool verdict_cache;    /* whole scores are kept; set before guard is */
+    int64_t created;          /* seconds since 1970 when the model was ready, or the start */
+    uint32_t queue_ms_max;    /* refuse new work when the engine has as much as this to do */
+    const char *allow_origin; /* see gd_gate_origin */
+    bool prefix_cache;        /* for show */
+    bool verdict_cache;       /* whole scores are kept; set before guard is */
     struct gd_watch *watch;
 };
 
@@ -115,6 +116,7 @@ void gd_stats_model(const struct gd_guard *g); /* when the model is loaded; no o
 void gd_stats_request(int route, int status, double ms); /* route -1: none was found */
 void gd_stats_judgement(const struct gd_judgement *j);
 void gd_stats_item_error(void);
+void gd_stats_reload(bool ok); /* of the policies and keys */
 enum gd_reject { /* why work was refused; what the engine refuses is taken from its own counts */
                  GD_REJECT_QUEUE_FULL,
                  GD_REJECT_QUEUE_TIME,

@@ -1,12 +1,12 @@
 /* socket.h - the sockets of the HTTP library: how many there are, which one this thread serves, and
  * what is in the buffer that it reads into.
  *
- * The library calls accept, recv and close of the C library by name; a program that links socket.c
- * gives it these three instead. With them come what the library has no option for: a bound on
+ * The library calls listen, accept, recv and close of the C library by name; a program that links
+ * socket.c gives it these four instead. With them come what the library has no option for: a bound on
  * connections, the descriptor of a request (so that a deadline can shut it), and a buffer in which
  * nothing of an earlier connection is left. Descriptors that did not come out of accept are passed
  * through untouched. The alternative, a patched build of the library, would have to be built, signed
- * and updated by us on every distribution; these are three functions in one file.
+ * and updated by us on every distribution; these are four functions in one file.
  *
  * One set of sockets in a process. Any thread, except where said otherwise. */
 #ifndef GUARDIAN_SOCKET_H
@@ -33,6 +33,10 @@ const char *gd_socket_buffer(void);
 /* From now on new connections are answered with 503, and those that are open get no further byte of
  * their clients: idle ones end, the others after their answer. gd_sockets_init takes it back. */
 void gd_sockets_stop(void);
+
+/* From now on connections are refused by the kernel. The library's thread that waits for them wakes
+ * at once and does not wait any more: to be followed by stopping the library. */
+void gd_sockets_unlisten(void);
 
 /* Closes refused connections whose clients have read their answer, or have had a second for it. To be
  * called now and then by one thread. */

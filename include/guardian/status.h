@@ -26,7 +26,8 @@
     X(-13, EDRAINING, "draining", 503, "the server is shutting down")                              \
     X(-14, ENOTFOUND, "not_found", 404, "no such thing")                                           \
     X(-15, EINTERNAL, "internal", 500, "an invariant of the program does not hold")                \
-    X(-16, ECANCELED, "canceled", 499, "the client left before there was a verdict")
+    X(-16, ECANCELED, "canceled", 499, "the client left before there was a verdict")               \
+    X(-17, EFORBIDDEN, "policy_not_allowed", 403, "the key is not allowed to use this policy")
 
 enum gd_status {
     GD_OK = 0,

@@ -1,9 +1,9 @@
 /* guard.c - the path of one request: parse, render, tokenise, score, decide. See guardian/guard.h.
  *
- * Nothing of a request is kept here: the guard is the engine, the policy, both read-only, and a
- * count of places where prompts may be prepared. A judgement starts as all zero (action ERROR) and
- * its verdict is copied in by gd_verdict_make alone. A thread has its place only while it prepares:
- * never while it waits for the engine. */
+ * Nothing of a request is kept here: the guard is the engine, the set of policies, and a count of
+ * places where prompts may be prepared. A request holds the set that was there when it began. A
+ * judgement starts as all zero (action ERROR) and its verdict is copied in by gd_verdict_make alone.
+ * A thread has its place only while it prepares: never while it waits for the engine. */
 #include "guardian/guard.h"
 
 #include "guardian/pool.h"
@@ -18,22 +18,22 @@
 
 struct gd_guard {
     struct gd_engine *engine;
-    struct gd_policy *policy;
+    char *policy_paths, *point; /* as they are read again; may be NULL */
     char *model_name;
     int64_t deadline_ms;
-    int32_t choices[GD_POLICY_CHOICES_MAX]; /* their tokens */
-    pthread_mutex_t lock;
-    pthread_cond_t left; /* a place is free; measures time by the clock of the deadlines */
-    uint32_t places;     /* free ones */
+    pthread_mutex_t lock;         /* of what follows */
+    struct gd_policies *policies; /* one count is the guard's */
+    pthread_cond_t left;          /* a place is free; measures time by the clock of the deadlines */
+    uint32_t places;              /* free ones */
 };
 
-/* Path of the policy: the one asked for, policy.json of the model directory if there, or NULL for
+/* Paths of the policies: those asked for, policy.json of the model directory if there, or NULL for
  * the built-in. */
 static int find_policy(const struct gd_guard_options *opt, char **out)
 {
     *out = NULL;
-    if (opt->policy_path) {
-        *out = strdup(opt->policy_path);
+    if (opt->policy_paths) {
+        *out = strdup(opt->policy_paths);
         return *out ? GD_OK : GD_ENOMEM;
     }
     if (!opt->engine.model_dir)
@@ -101,45 +101,75 @@ static void leave(struct gd_guard *g)
     pthread_mutex_unlock(&g->lock);
 }
 
-/* The policy at its operating point, and its prefix in the cache. */
-static int open_policy(struct gd_guard *g, const char *path, const char *point, struct gd_err *err)
+/* Puts the prefix of each policy into the cache: for good those that are there from the start. */
+static int prime(struct gd_guard *g, const struct gd_policies *set, bool for_good,
+                 struct gd_err *err)
 {
-    int rc = gd_policy_open(&g->policy, path, gd_engine_tokenizer(g->engine), err);
-    if (rc == GD_OK && point)
-        rc = gd_policy_operate(g->policy, point, err);
-    if (rc != GD_OK)
+    for (uint32_t i = 0; i < set->n; i++) {
+        const struct gd_policy *p = set->policy[i];
+        const uint32_t n = (uint32_t)p->prefix_ids.len;
+        if (n == 0)
+            continue;
+        const int rc = gd_engine_prime(g->engine, p->prefix_ids.data, n, for_good, err);
+        if (rc != GD_OK) {
+            gd_err_prefix(err, "prefix of the policy %.*s", (int)p->name.len, p->name.ptr);
+            return rc;
+        }
+    }
+    return GD_OK;
+}
+
+/* What is loaded at the start and what is loaded later differ in nothing but the cache. */
+static int load_policies(struct gd_guard *g, bool at_start, struct gd_err *err)
+{
+    struct gd_policies *set = NULL;
+    int rc = gd_policies_open(&set, g->policy_paths, g->point, gd_engine_tokenizer(g->engine), err);
+    if (rc == GD_OK)
+        rc = prime(g, set, at_start, err);
+    if (rc != GD_OK) {
+        gd_policies_close(set);
         return rc;
-    const struct gd_policy *p = g->policy;
-    for (uint32_t i = 0; i < p->n_choices; i++)
-        g->choices[i] = p->choices[i].token;
-    if (p->prefix_ids.len == 0)
-        return GD_OK;
-    rc = gd_engine_prime(g->engine, p->prefix_ids.data, (uint32_t)p->prefix_ids.len, err);
-    if (rc != GD_OK)
-        gd_err_prefix(err, "prefix of the policy %.*s", (int)p->name.len, p->name.ptr);
-    return rc;
+    }
+    pthread_mutex_lock(&g->lock);
+    struct gd_policies *old = g->policies;
+    g->policies = set;
+    pthread_mutex_unlock(&g->lock);
+    gd_policies_close(old);
+    return GD_OK;
+}
+
+int gd_guard_reload(struct gd_guard *g, struct gd_err *err)
+{
+    return load_policies(g, false, err);
+}
+
+struct gd_policies *gd_guard_policies(struct gd_guard *g)
+{
+    pthread_mutex_lock(&g->lock);
+    struct gd_policies *set = gd_policies_take(g->policies);
+    pthread_mutex_unlock(&g->lock);
+    return set;
 }
 
 int gd_guard_open(struct gd_guard **out, const struct gd_guard_options *opt, struct gd_err *err)
 {
     *out = NULL;
-    char *path = NULL;
     struct gd_guard *g = calloc(1, sizeof *g);
     if (g)
         open_places(g);
-    int rc = g ? find_policy(opt, &path) : GD_ENOMEM;
+    int rc = g ? find_policy(opt, &g->policy_paths) : GD_ENOMEM;
     if (rc == GD_OK && !(g->model_name = name_of(opt->engine.model_dir)))
         rc = GD_ENOMEM;
+    if (rc == GD_OK && opt->operating_point && !(g->point = strdup(opt->operating_point)))
+        rc = GD_ENOMEM;
     if (rc != GD_OK) {
-        free(path);
         gd_guard_close(g);
         return gd_err_set(err, rc, "not enough memory to open the guard");
     }
     g->deadline_ms = opt->deadline_ms;
     rc = gd_engine_open(&g->engine, &opt->engine, err);
     if (rc == GD_OK)
-        rc = open_policy(g, path, opt->operating_point, err);
-    free(path);
+        rc = load_policies(g, true, err);
     if (rc != GD_OK) {
         gd_guard_close(g);
         return rc;
@@ -152,11 +182,13 @@ void gd_guard_close(struct gd_guard *g)
 {
     if (!g)
         return;
-    gd_policy_close(g->policy);
+    gd_policies_close(g->policies);
     if (g->engine)
         gd_engine_close(g->engine);
     pthread_cond_destroy(&g->left);
     pthread_mutex_destroy(&g->lock);
+    free(g->policy_paths);
+    free(g->point);
     free(g->model_name);
     free(g);
 }
@@ -164,11 +196,6 @@ void gd_guard_close(struct gd_guard *g)
 struct gd_engine *gd_guard_engine(struct gd_guard *g)
 {
     return g->engine;
-}
-
-const struct gd_policy *gd_guard_policy(const struct gd_guard *g)
-{
-    return g->policy;
 }
 
 const char *gd_guard_model_name(const struct gd_guard *g)
@@ -181,20 +208,38 @@ const char *gd_guard_model_version(const struct gd_guard *g)
     return gd_engine_model(g->engine)->version;
 }
 
-/* "name" or "name@version" of the policy that is loaded. */
-static int check_policy(const struct gd_guard *g, const struct gd_json *request, struct gd_err *err)
+static bool may_use(const struct gd_caller *caller, const struct gd_policy *p)
+{
+    bool listed = !caller || caller->n_policies == 0;
+    for (uint32_t i = 0; !listed && i < caller->n_policies; i++)
+        listed = gd_str_eq(caller->policies[i], p->name);
+    return listed;
+}
+
+/* The policy that the request names, or else the caller's first, or else the first. */
+static int choose_policy(const struct gd_policies *set, const struct gd_json *request,
+                         const struct gd_caller *caller, const struct gd_policy **out,
+                         struct gd_err *err)
 {
     struct gd_str asked = {NULL, 0};
     const int rc = gd_json_want_str(request, "", "policy", false, &asked, err);
-    if (rc != GD_OK || !asked.ptr || gd_str_eq(asked, g->policy->name))
+    if (rc != GD_OK)
         return rc;
-    char full[96];
-    (void)snprintf(full, sizeof full, "%.*s@%lld", (int)g->policy->name.len, g->policy->name.ptr,
-                   (long long)g->policy->version);
-    if (gd_str_eqz(asked, full))
-        return GD_OK;
-    return gd_err_set(err, GD_EFIELD, "field 'policy' is '%.*s', the policy loaded is %s",
-                      gd_text_shown(asked), asked.ptr, full);
+    *out = set->policy[0];
+    if (asked.ptr)
+        *out = gd_policies_find(set, asked);
+    else if (caller && caller->n_policies > 0)
+        *out = gd_policies_find(set, caller->policies[0]);
+    if (!*out && !asked.ptr)
+        return gd_err_set(err, GD_EFORBIDDEN, "the policy of this key is not loaded");
+    if (!*out)
+        return gd_err_set(err, GD_EFIELD,
+                          "field 'policy' is '%.*s', which is not loaded; /info lists "
+                          "those that are",
+                          gd_text_shown(asked), asked.ptr);
+    if (!may_use(caller, *out))
+        return gd_err_set(err, GD_EFORBIDDEN, "%s", gd_status_message(GD_EFORBIDDEN));
+    return GD_OK;
 }
 
 static double ms_since(int64_t start_ns)
@@ -205,9 +250,11 @@ static double ms_since(int64_t start_ns)
 /* Envelope, trajectory and prompt: what judging and rendering share. The prompt is to be freed on
  * GD_OK. */
 static int prepare(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
-                   int64_t deadline_ns, struct gd_trajectory *traj, struct gd_prompt *prompt,
-                   struct gd_judgement *j, struct gd_err *err)
+                   int64_t deadline_ns, struct gd_pending *p, struct gd_prompt *prompt,
+                   struct gd_err *err)
 {
+    struct gd_trajectory *traj = &p->traj;
+    struct gd_judgement *j = &p->judgement;
     const int64_t start_ns = gd_now_ns();
     int rc = enter(g, deadline_ns, err);
     if (rc != GD_OK)
@@ -215,9 +262,7 @@ static int prepare(struct gd_guard *g, struct gd_arena *a, const struct gd_json 
     j->queue_ms = ms_since(start_ns);
     rc = gd_trajectory_parse(a, request, traj, err);
     if (rc == GD_OK)
-        rc = check_policy(g, request, err);
-    if (rc == GD_OK)
-        rc = gd_prompt_build(g->policy, gd_engine_tokenizer(g->engine), traj,
+        rc = gd_prompt_build(p->policy, gd_engine_tokenizer(g->engine), traj,
                              gd_engine_context_max(g->engine), a, prompt, err);
     leave(g);
     if (rc != GD_OK)
@@ -251,8 +296,11 @@ static int make_id(struct gd_judgement *j, struct gd_err *err)
 }
 
 static int submit(struct gd_guard *g, const struct gd_prompt *prompt, int64_t deadline_ns,
-                  const struct gd_caller *caller, struct gd_ticket **out, struct gd_err *err)
+                  const struct gd_caller *caller, struct gd_pending *p, struct gd_err *err)
 {
+    int32_t choices[GD_POLICY_CHOICES_MAX]; /* their tokens */
+    for (uint32_t i = 0; i < p->policy->n_choices; i++)
+        choices[i] = p->policy->choices[i].token;
     const struct gd_score_request req = {
         .prompt = {.tokens = prompt->ids.data,
                    .n_tokens = (uint32_t)prompt->ids.len,
@@ -260,11 +308,11 @@ static int submit(struct gd_guard *g, const struct gd_prompt *prompt, int64_t de
                    .n_keep = prompt->n_keep,
                    .salt = caller ? caller->salt : (struct gd_kv_salt){{0}}},
         .n_before = caller ? caller->n_before : 0,
-        .choices = g->choices,
-        .n_choices = g->policy->n_choices,
+        .choices = choices,
+        .n_choices = p->policy->n_choices,
         .deadline_ns = deadline_ns,
     };
-    return gd_engine_submit(g->engine, &req, out, err);
+    return gd_engine_submit(g->engine, &req, &p->ticket, err);
 }
 
 static int begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
@@ -284,21 +332,32 @@ static int begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *r
                         GD_SESSION_BYTES_MAX);
     const int64_t deadline_ns = deadline_ms ? p->start_ns + deadline_ms * 1000000 : 0;
     if (rc == GD_OK)
-        rc = prepare(g, a, request, deadline_ns, &p->traj, &prompt, j, err);
+        rc = choose_policy(p->policies, request, caller, &p->policy, err);
+    if (rc == GD_OK)
+        rc = prepare(g, a, request, deadline_ns, p, &prompt, err);
     if (rc != GD_OK)
         return rc;
-    rc = submit(g, &prompt, deadline_ns, caller, &p->ticket, err);
+    (void)snprintf(j->policy, sizeof j->policy, "%.*s@%lld", (int)p->policy->name.len,
+                   p->policy->name.ptr, (long long)p->policy->version);
+    rc = submit(g, &prompt, deadline_ns, caller, p, err);
     gd_prompt_free(&prompt);
     return rc;
+}
+
+static void end(struct gd_pending *p)
+{
+    gd_policies_close(p->policies);
+    memset(p, 0, sizeof *p);
 }
 
 int gd_guard_begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
                    const struct gd_caller *caller, struct gd_pending *p, struct gd_err *err)
 {
     memset(p, 0, sizeof *p);
+    p->policies = gd_guard_policies(g);
     const int rc = begin(g, a, request, caller, p, err);
     if (rc != GD_OK)
-        memset(p, 0, sizeof *p);
+        end(p);
     return rc;
 }
 
@@ -311,25 +370,27 @@ int gd_guard_finish(struct gd_guard *g, struct gd_pending *p, const struct gd_ca
     memset(&scored, 0, sizeof scored);
     int rc = gd_engine_wait(g->engine, p->ticket, caller ? caller->gone : NULL,
                             caller ? caller->ctx : NULL, &scored, err);
-    p->ticket = NULL;
-    if (rc != GD_OK)
-        return rc;
-    j->cached_tokens = scored.cached_tokens;
-    j->cache_hit = scored.hit;
-    j->queue_ms += scored.queue_ms;
-    j->prefill_ms = scored.prefill_ms;
-    rc = gd_verdict_make(g->policy, &p->traj, j->truncated, scored.logits, &j->verdict);
-    if (rc != GD_OK)
-        return gd_err_set(err, rc, "%s", gd_status_message(rc));
-    j->total_ms = ms_since(p->start_ns);
-    *out = *j;
-    return GD_OK;
+    if (rc == GD_OK) {
+        rc = gd_verdict_make(p->policy, &p->traj, j->truncated, scored.logits, &j->verdict);
+        if (rc != GD_OK)
+            gd_err_set(err, rc, "%s", gd_status_message(rc));
+    }
+    if (rc == GD_OK) {
+        j->cached_tokens = scored.cached_tokens;
+        j->cache_hit = scored.hit;
+        j->queue_ms += scored.queue_ms;
+        j->prefill_ms = scored.prefill_ms;
+        j->total_ms = ms_since(p->start_ns);
+        *out = *j;
+    }
+    end(p);
+    return rc;
 }
 
 void gd_guard_cancel(struct gd_guard *g, struct gd_pending *p)
 {
     gd_engine_cancel(g->engine, p->ticket);
-    p->ticket = NULL;
+    end(p);
 }
 
 int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
@@ -341,8 +402,8 @@ int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json 
     return rc == GD_OK ? gd_guard_finish(g, &p, caller, out, err) : rc;
 }
 
-static void write_prompt(const struct gd_guard *g, const struct gd_judgement *j,
-                         const struct gd_prompt *prompt, struct gd_json_writer *w)
+static void write_prompt(const struct gd_pending *p, const struct gd_prompt *prompt,
+                         struct gd_json_writer *w)
 {
     gd_jw_object(w);
     gd_jw_key(w, "text");
@@ -354,8 +415,8 @@ static void write_prompt(const struct gd_guard *g, const struct gd_judgement *j,
     gd_jw_array_end(w);
     gd_jw_key(w, "choices");
     gd_jw_array(w);
-    for (uint32_t i = 0; i < g->policy->n_choices; i++) {
-        const struct gd_policy_choice *c = &g->policy->choices[i];
+    for (uint32_t i = 0; i < p->policy->n_choices; i++) {
+        const struct gd_policy_choice *c = &p->policy->choices[i];
         gd_jw_object(w);
         gd_jw_key(w, "letter");
         gd_jw_str(w, (struct gd_str){&c->letter, 1});
@@ -369,21 +430,24 @@ static void write_prompt(const struct gd_guard *g, const struct gd_judgement *j,
     }
     gd_jw_array_end(w);
     gd_jw_key(w, "context");
-    gd_judgement_write_context(j, w);
+    gd_judgement_write_context(&p->judgement, w);
     gd_jw_object_end(w);
 }
 
 int gd_guard_render(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,
                     struct gd_json_writer *w, struct gd_err *err)
 {
-    struct gd_trajectory traj;
+    struct gd_pending p;
     struct gd_prompt prompt;
-    struct gd_judgement j;
-    memset(&j, 0, sizeof j);
-    const int rc = prepare(g, a, request, 0, &traj, &prompt, &j, err);
-    if (rc != GD_OK)
-        return rc;
-    write_prompt(g, &j, &prompt, w);
-    gd_prompt_free(&prompt);
-    return GD_OK;
+    memset(&p, 0, sizeof p);
+    p.policies = gd_guard_policies(g);
+    int rc = choose_policy(p.policies, request, NULL, &p.policy, err);
+    if (rc == GD_OK)
+        rc = prepare(g, a, request, 0, &p, &prompt, err);
+    if (rc == GD_OK) {
+        write_prompt(&p, &prompt, w);
+        gd_prompt_free(&prompt);
+    }
+    end(&p);
+    return rc;
 }

@@ -3,15 +3,12 @@
  * The object always has the same members; what does not apply is null. */
 #include "guardian/guard.h"
 
-static void put_origin(const struct gd_guard *g, struct gd_json_writer *w)
+static void put_origin(const struct gd_guard *g, const struct gd_judgement *j,
+                       struct gd_json_writer *w)
 {
-    const struct gd_policy *p = gd_guard_policy(g);
-    char policy[96];
-    (void)snprintf(policy, sizeof policy, "%.*s@%lld", (int)p->name.len, p->name.ptr,
-                   (long long)p->version);
     gd_jw_put_str(w, "model", gd_guard_model_name(g));
     gd_jw_put_str(w, "model_version", gd_guard_model_version(g));
-    gd_jw_put_str(w, "policy", policy);
+    gd_jw_put_str(w, "policy", j->policy);
 }
 
 static void put_scores(const struct gd_verdict *v, struct gd_json_writer *w)
@@ -81,7 +78,7 @@ void gd_judgement_write(const struct gd_guard *g, const struct gd_judgement *j,
     gd_jw_put_str(w, "id", j->id);
     gd_jw_put_str(w, "object", "guard.verdict");
     gd_jw_put_i64(w, "created", j->created);
-    put_origin(g, w);
+    put_origin(g, j, w);
     gd_jw_put_str(w, "phase", gd_phase_name(j->phase));
     gd_jw_put_str(w, "status", v->action == GD_ACTION_ERROR ? "error" : "ok");
     gd_jw_put_str(w, "action", gd_action_name(v->action));

@@ -59,7 +59,7 @@ static int read_name(struct loader *l)
     int rc = keep_str(l, "name", true, &l->p->name);
     if (rc != GD_OK)
         return rc;
-    if (l->p->name.len == 0 || l->p->name.len > 64)
+    if (l->p->name.len == 0 || l->p->name.len > GD_POLICY_NAME_BYTES_MAX)
         return fail(l, "field 'name' must have 1 to 64 bytes");
     for (size_t i = 0; i < l->p->name.len; i++) {
         const char c = l->p->name.ptr[i];

@@ -180,6 +180,31 @@ void gd_gate_framing(const struct gd_http_request *req, struct gd_gate *out)
     }
 }
 
+/* One of the origins, which are separated by commas. */
+static bool is_listed(const char *origin, const char *allowed)
+{
+    const size_t n = strlen(origin);
+    for (const char *at = allowed; n > 0 && *at != '\0';) {
+        const size_t len = strcspn(at, ",");
+        if (len == n && memcmp(at, origin, n) == 0) {
+            return true;
+        }
+        at += at[len] == ',' ? len + 1 : len;
+    }
+    return false;
+}
+
+void gd_gate_origin(const struct gd_http_request *req, const char *allowed, struct gd_gate *out)
+{
+    const uint32_t n = header_count(req, "origin");
+    if (n == 0) {
+        return;
+    }
+    if (n != 1 || !is_listed(gd_http_header_get(req, "origin"), allowed)) {
+        refuse(out, 403, "origin_not_allowed", "requests of web pages of this origin are refused");
+    }
+}
+
 static bool is_json_type(const char *value)
 {
     static const char want[] = "application/json";

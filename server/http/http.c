@@ -121,6 +121,9 @@ static bool method_fits(const struct gd_route *route, const char *method)
 static bool pass_head(struct exchange *x)
 {
     gd_gate_framing(&x->req, &x->gate);
+    if (x->gate.status == 0) {
+        gd_gate_origin(&x->req, x->service->allow_origin, &x->gate);
+    }
     if (x->gate.status != 0) {
         fail_gate(x);
         return false;
@@ -503,6 +506,7 @@ int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct
     if (rc == 0) {
         h->service.queue_ms_max = opt->queue_ms_max;
         h->service.prefix_cache = opt->prefix_cache;
+        h->service.allow_origin = opt->allow_origin != NULL ? opt->allow_origin : "";
         rc = gd_service_init(&h->service, opt->version, opt->model_dir, err);
     }
     if (rc == 0) {
@@ -550,6 +554,7 @@ static void stop(struct gd_http *h)
     while (gd_sockets_open() > 0 && gd_now_ns() < until_ns) {
         nanosleep(&pause, NULL);
     }
+    gd_sockets_unlisten();
     mg_stop(h->ctx);
 }
 

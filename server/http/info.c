@@ -138,8 +138,10 @@ static void put_label(struct gd_json_writer *w, enum gd_label label, const struc
     gd_jw_object_end(w);
 }
 
-static void put_labels(struct gd_json_writer *w, const char *key, const struct gd_policy *p)
+/* The letters are those of the first policy. */
+static void put_labels(struct gd_json_writer *w, const char *key, const struct gd_policies *set)
 {
+    const struct gd_policy *p = set != NULL ? set->policy[0] : NULL;
     gd_jw_key(w, key);
     gd_jw_array(w);
     for (int i = 0; i < GD_LABEL_COUNT; i++) {
@@ -152,12 +154,14 @@ void gd_info_taxonomy(struct gd_service *s, const struct gd_http_request *req,
                       struct gd_http_response *resp)
 {
     struct gd_guard *g = atomic_load(&s->guard);
+    struct gd_policies *set = g != NULL ? gd_guard_policies(g) : NULL;
     struct gd_json_writer w;
     (void)req;
     begin(&w, resp);
     gd_jw_put_str(&w, "object", "list");
-    put_labels(&w, "data", g != NULL ? gd_guard_policy(g) : NULL);
+    put_labels(&w, "data", set);
     end(&w, resp, 200);
+    gd_policies_close(set);
 }
 
 static void put_model(struct gd_json_writer *w, const struct gd_service *s,
@@ -246,7 +250,6 @@ static void put_point(struct gd_json_writer *w, const struct gd_policy_point *po
 /* The thresholds are those that count. */
 static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
 {
-    gd_jw_key(w, "policy");
     gd_jw_object(w);
     gd_jw_key(w, "name");
     gd_jw_str(w, p->name);
@@ -264,6 +267,18 @@ static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
     }
     gd_jw_array_end(w);
     gd_jw_object_end(w);
+}
+
+static void put_policies(struct gd_json_writer *w, const struct gd_policies *set)
+{
+    gd_jw_key(w, "policy");
+    put_policy(w, set->policy[0]);
+    gd_jw_key(w, "policies");
+    gd_jw_array(w);
+    for (uint32_t i = 0; i < set->n; i++) {
+        put_policy(w, set->policy[i]);
+    }
+    gd_jw_array_end(w);
 }
 
 static void put_limits(struct gd_json_writer *w, const struct gd_service *s,
@@ -326,6 +341,7 @@ void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
                   struct gd_http_response *resp)
 {
     struct gd_guard *g = atomic_load(&s->guard);
+    struct gd_policies *set = g != NULL ? gd_guard_policies(g) : NULL;
     struct gd_json_writer w;
     struct gd_engine *e = NULL;
     struct gd_engine_stats now = {.waiting = 0};
@@ -341,13 +357,14 @@ void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
         gd_engine_stats(e, &now);
         put_model(&w, s, gd_engine_model(e));
         put_backend(&w, e, now.step_tokens);
-        put_policy(&w, gd_guard_policy(g));
+        put_policies(&w, set);
         put_cache(&w, s, &now);
         put_queue(&w, e, &now);
     }
     put_limits(&w, s, e, &now);
-    put_labels(&w, "labels", g != NULL ? gd_guard_policy(g) : NULL);
+    put_labels(&w, "labels", set);
     end(&w, resp, 200);
+    gd_policies_close(set);
 }
 
 void gd_info_metrics(struct gd_service *s, const struct gd_http_request *req,

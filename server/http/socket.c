@@ -1,4 +1,4 @@
-/* socket.c - accept, recv and close as the HTTP library sees them. See guardian/socket.h.
+/* socket.c - listen, accept, recv and close as the HTTP library sees them. See guardian/socket.h.
  *
  * A connection above the limit is answered here, by the thread that accepts, and never reaches a
  * worker. Closing it at once could wipe the answer from the client's side while the client is still
@@ -25,7 +25,9 @@
 #define LINGER_MAX 256
 #define LINGER_NS 1000000000
 
-typedef int accept_fn(int fd, struct sockaddr *addr, socklen_t *len);
+/* __SOCKADDR_ARG: the C library's own name for what accept takes. */
+typedef int accept_fn(int fd, __SOCKADDR_ARG addr, socklen_t *len);
+typedef int listen_fn(int fd, int backlog);
 typedef ssize_t recv_fn(int fd, void *buf, size_t n, int flags);
 typedef int close_fn(int fd);
 
@@ -33,6 +35,7 @@ static struct {
     _Atomic uint64_t serial[FD_MAX]; /* of the open connection with this descriptor, or 0 */
     _Atomic uint64_t last_serial, refused;
     _Atomic uint32_t open, max;
+    _Atomic int listener; /* its number and 1, or 0 */
     atomic_bool stopping;
 } all;
 
@@ -63,7 +66,17 @@ static void *next(_Atomic(void *) *slot, const char *name)
     return p;
 }
 
-static int next_accept(int fd, struct sockaddr *addr, socklen_t *len)
+static int next_listen(int fd, int backlog)
+{
+    static _Atomic(void *) slot;
+    const union {
+        void *p;
+        listen_fn *fn;
+    } f = {next(&slot, "listen")};
+    return f.fn(fd, backlog);
+}
+
+static int next_accept(int fd, __SOCKADDR_ARG addr, socklen_t *len)
 {
     static _Atomic(void *) slot;
     const union {
@@ -121,7 +134,16 @@ static void refuse(int fd)
     }
 }
 
-int accept(int listener, struct sockaddr *addr, socklen_t *len)
+int listen(int fd, int backlog)
+{
+    const int rc = next_listen(fd, backlog);
+    if (rc == 0) {
+        atomic_store(&all.listener, fd + 1);
+    }
+    return rc;
+}
+
+int accept(int listener, __SOCKADDR_ARG addr, socklen_t *restrict len)
 {
     const int fd = next_accept(listener, addr, len);
     if (fd < 0) {
@@ -230,6 +252,14 @@ void gd_sockets_stop(void)
         if (atomic_load(&all.serial[fd]) != 0) {
             (void)shutdown(fd, SHUT_RD);
         }
+    }
+}
+
+void gd_sockets_unlisten(void)
+{
+    const int fd = atomic_exchange(&all.listener, 0) - 1;
+    if (fd >= 0) {
+        (void)shutdown(fd, SHUT_RD);
     }
 }
 

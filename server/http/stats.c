@@ -10,26 +10,27 @@
 
 #define MAX_ROUTES 32
 
-static const char *const CODES[] = {"200", "400", "401", "404", "405", "408",
-                                    "411", "413", "415", "417", "422", "429",
-                                    "431", "499", "500", "503", "504", "other"};
+static const char *const CODES[] = {"200", "400", "401", "403", "404",  "405", "408",
+                                    "411", "413", "415", "417", "422",  "429", "431",
+                                    "499", "500", "503", "504", "other"};
 static const char *const ACTIONS[] = {"error", "block", "review", "allow"};
 static const char *const REASONS[GD_REJECT_COUNT] = {"queue_full", "queue_time",  "deadline",
                                                      "too_large",  "memory",      "draining",
                                                      "loading",    "device_lost", "connections"};
+static const char *const RESULTS[] = {"ok", "failed"};
 static const char *const BLOCK_STATES[] = {"used", "cached", "free"};
 static const char *routes[MAX_ROUTES]; /* the paths, then "none" */
 static const char *labels[GD_LABEL_COUNT];
 static const char *const MEMORY_PARTS[] = {"weights", "activations", "kv_cache", "left"};
-static char model_text[3][128]; /* version, back end, policy */
-static const char *const model_values[3] = {model_text[0], model_text[1], model_text[2]};
+static char model_text[2][128]; /* version, back end */
+static const char *const model_values[2] = {model_text[0], model_text[1]};
 static char device_text[4][128]; /* device, name, isa, dtype */
 static const char *const device_values[4] = {device_text[0], device_text[1], device_text[2],
                                              device_text[3]};
 
 /* Ids of the families; -1 before registration, which the registry ignores. */
 static int requests = -1, request_duration = -1, verdicts = -1, item_errors = -1;
-static int prompt_tokens = -1, truncated = -1, canceled = -1, rejected = -1;
+static int prompt_tokens = -1, truncated = -1, canceled = -1, rejected = -1, reloads = -1;
 static int queue_duration = -1, tokenize_duration = -1, inference_duration = -1;
 static int in_flight = -1, connections = -1, ready = -1, resident = -1, uptime = -1;
 static int waiting = -1, running = -1, steps = -1, sequences = -1, tokens = -1, failures = -1;
@@ -199,7 +200,15 @@ int gd_stats_register(const char *version, struct gd_err *err)
         .labels = {{"reason", REASONS, GD_REJECT_COUNT}},
         .n_labels = 1,
     };
+    const struct gd_metric_desc reloaded = {
+        .name = "guardian_reloads_total",
+        .help = "Policies and keys read again on SIGHUP; a failed one changes nothing.",
+        .type = GD_METRIC_COUNTER,
+        .labels = {{"result", RESULTS, 2}},
+        .n_labels = 1,
+    };
     int rc = add(&info, &about, err);
+    rc = rc != 0 ? rc : add(&reloads, &reloaded, err);
     rc = rc != 0 ? rc : add(&requests, &answered, err);
     rc = rc != 0 ? rc : add(&rejected, &refused, err);
     rc = rc != 0 ? rc : add(&verdicts, &judged, err);
@@ -250,21 +259,16 @@ void gd_stats_model(const struct gd_guard *g)
 {
     struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
     const struct gd_backend *be = gd_engine_backend(e);
-    const struct gd_policy *p = gd_guard_policy(g);
     int info = -1, weights = -1;
     add_device(e);
     snprintf(model_text[0], sizeof(model_text[0]), "%s", gd_engine_model(e)->version);
     snprintf(model_text[1], sizeof(model_text[1]), "%s/%s/%s", be->device, be->isa, be->gemm_dtype);
-    snprintf(model_text[2], sizeof(model_text[2]), "%.*s@%lld", (int)p->name.len, p->name.ptr,
-             (long long)p->version);
     const struct gd_metric_desc about = {
         .name = "guardian_model_info",
-        .help = "The loaded model, its back end and its policy; always 1.",
+        .help = "The loaded model and its back end; always 1.",
         .type = GD_METRIC_GAUGE,
-        .labels = {{"model_version", &model_values[0], 1},
-                   {"backend", &model_values[1], 1},
-                   {"policy", &model_values[2], 1}},
-        .n_labels = 3,
+        .labels = {{"model_version", &model_values[0], 1}, {"backend", &model_values[1], 1}},
+        .n_labels = 2,
     };
     const struct gd_metric_desc held = {
         .name = "guardian_model_weight_bytes",
@@ -306,6 +310,11 @@ void gd_stats_judgement(const struct gd_judgement *j)
 void gd_stats_item_error(void)
 {
     gd_metric_add(item_errors, NULL, 1);
+}
+
+void gd_stats_reload(bool ok)
+{
+    gd_metric_add(reloads, (const uint32_t[]){ok ? 0 : 1}, 1);
 }
 
 static void reject(enum gd_reject why, uint64_t n)
