@@ -96,6 +96,7 @@
 
 /* HTTP */
 #define GD_HTTP_CONNECTIONS_MAX 2304 /* open at one time; above 7/8 of it none is kept alive */
+#define GD_HTTP_STACK_BYTES (512 * GD_KIB) /* of a thread; only what it touches takes memory */
 #define GD_HTTP_HEADER_BYTES_MAX 16384
 #define GD_HTTP_REQUEST_ID_MAX 128
 #define GD_HTTP_HEADERS_MAX 63 /* the HTTP library drops what comes after the 64th */

@@ -1,12 +1,12 @@
 /* socket.h - the sockets of the HTTP library: how many there are, which one this thread serves, and
  * what is in the buffer that it reads into.
  *
- * The library calls listen, accept, recv and close of the C library by name; a program that links
- * socket.c gives it these four instead. With them come what the library has no option for: a bound on
- * connections, the descriptor of a request (so that a deadline can shut it), and a buffer in which
- * nothing of an earlier connection is left. Descriptors that did not come out of accept are passed
- * through untouched. The alternative, a patched build of the library, would have to be built, signed
- * and updated by us on every distribution; these are four functions in one file.
+ * The library calls functions of the C library by name; a program that links socket.c gives it others
+ * instead. With them come what it has no option for: a bound on connections, the descriptor of a
+ * request (so that a deadline can shut it), a buffer in which nothing of an earlier connection is
+ * left, and threads with a stack of GD_HTTP_STACK_BYTES in place of its 100 KB. Descriptors that did
+ * not come out of accept are passed through untouched. The alternative, a patched build of the
+ * library, would have to be built, signed and updated by us on every distribution; this is one file.
  *
  * One set of sockets in a process. Any thread, except where said otherwise. */
 #ifndef GUARDIAN_SOCKET_H

@@ -1,4 +1,5 @@
-/* socket.c - listen, accept, recv and close as the HTTP library sees them. See guardian/socket.h.
+/* socket.c - what the HTTP library gets in place of listen, accept, recv, close and
+ * pthread_attr_setstacksize. See guardian/socket.h.
  *
  * A connection above the limit is answered here, by the thread that accepts, and never reaches a
  * worker. Closing it at once could wipe the answer from the client's side while the client is still
@@ -30,6 +31,7 @@ typedef int accept_fn(int fd, __SOCKADDR_ARG addr, socklen_t *len);
 typedef int listen_fn(int fd, int backlog);
 typedef ssize_t recv_fn(int fd, void *buf, size_t n, int flags);
 typedef int close_fn(int fd);
+typedef int stack_fn(pthread_attr_t *attr, size_t n);
 
 static struct {
     _Atomic uint64_t serial[FD_MAX]; /* of the open connection with this descriptor, or 0 */
@@ -199,6 +201,16 @@ ssize_t recv(int fd, void *buf, size_t n, int flags)
         mine.used = end > mine.used ? end : mine.used;
     }
     return k;
+}
+
+int pthread_attr_setstacksize(pthread_attr_t *attr, size_t n)
+{
+    static _Atomic(void *) slot;
+    const union {
+        void *p;
+        stack_fn *fn;
+    } f = {next(&slot, "pthread_attr_setstacksize")};
+    return f.fn(attr, n < GD_HTTP_STACK_BYTES ? GD_HTTP_STACK_BYTES : n);
 }
 
 int gd_socket_current(void)
