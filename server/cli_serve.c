@@ -7,7 +7,9 @@
 #include "guardian/cli.h"
 #include "guardian/http.h"
 #include "guardian/log.h"
+#include "guardian/socket.h"
 
+#include <openssl/crypto.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -89,17 +91,36 @@ static void log_ready(struct gd_guard *g)
     gd_policies_close(policies);
 }
 
-/* Reads again what an operator may have changed. What cannot be used changes nothing. */
-static void reload(struct gd_guard *g)
+/* Reads again what an operator may have changed, each by itself: what cannot be used changes
+ * nothing. */
+static void reload(struct gd_guard *g, struct gd_keyring *keys)
 {
     struct gd_err err = {0};
-    const bool ok = gd_guard_reload(g, &err) == 0;
-    if (ok) {
+    const bool policies = gd_guard_reload(g, &err) == 0;
+    if (policies) {
         gd_log_msg(GD_LOG_INFO, "policies reloaded");
     } else {
         gd_log(GD_LOG_ERROR, "policies not reloaded", GD_LOG_Z("error", err.msg));
     }
-    gd_stats_reload(ok);
+    const bool known = gd_keyring_reload(keys, &err) == 0;
+    if (known) {
+        gd_log(GD_LOG_INFO, "keys reloaded", GD_LOG_I64("keys", gd_keyring_count(keys)));
+    } else {
+        gd_log(GD_LOG_ERROR, "keys not reloaded", GD_LOG_Z("error", err.msg));
+    }
+    gd_stats_reload(policies && known);
+}
+
+/* The key of the environment is hashed and wiped, there too. */
+static int open_keys(const struct gd_cli *c, struct gd_keyring **out, struct gd_err *err)
+{
+    char *key = getenv("GUARDIAN_API_KEY");
+    const int rc = gd_keyring_open(out, c->keys, key, err);
+    if (key != NULL) {
+        OPENSSL_cleanse(key, strlen(key));
+        unsetenv("GUARDIAN_API_KEY");
+    }
+    return rc;
 }
 
 /* Refuses new work and waits for what was admitted. False when a second signal or the timeout ended
@@ -137,7 +158,7 @@ static void log_lost(struct loader *l)
 }
 
 /* Waits for the model, then for a signal. 0 when a signal came, else an exit code. */
-static int run(struct gd_http *h, struct loader *l, const sigset_t *set)
+static int run(struct gd_http *h, struct loader *l, struct gd_keyring *keys, const sigset_t *set)
 {
     bool hup = false;
     while (!atomic_load(&l->done)) {
@@ -155,7 +176,7 @@ static int run(struct gd_http *h, struct loader *l, const sigset_t *set)
     while (lost(l) == NULL) {
         if (hup) {
             hup = false;
-            reload(l->guard);
+            reload(l->guard, keys);
         }
         if (told_to_stop(set, LOST_POLL_NS, &hup)) {
             return 0;
@@ -175,6 +196,7 @@ int gd_cli_serve(const struct gd_cli *c)
 {
     struct gd_err err = {0};
     struct gd_http *h = NULL;
+    struct gd_keyring *keys = NULL;
     struct loader l = {.cli = c};
     pthread_t thread;
     sigset_t set;
@@ -184,27 +206,34 @@ int gd_cli_serve(const struct gd_cli *c)
     sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 
+    if (open_keys(c, &keys, &err) != 0) {
+        return fail(&err);
+    }
     const struct gd_http_options opt = {
         .host = c->host,
         .port = (uint16_t)c->port,
         .version = GD_VERSION,
         .model_dir = c->model,
+        .keys = keys,
         .insecure = c->insecure,
         .allow_origin = c->allow_origin,
         .queue_ms_max = c->queue_ms_max,
         .prefix_cache = !c->no_prefix_cache,
     };
     if (gd_http_open(&h, &opt, &err) != 0) {
+        gd_keyring_close(keys);
         return fail(&err);
     }
     gd_log(GD_LOG_INFO, "listening", GD_LOG_Z("version", GD_VERSION), GD_LOG_Z("host", c->host),
-           GD_LOG_I64("port", gd_http_port(h)), GD_LOG_Z("model", c->model));
+           GD_LOG_I64("port", gd_http_port(h)), GD_LOG_Z("model", c->model),
+           GD_LOG_I64("connections", gd_sockets_max()), GD_LOG_I64("keys", gd_keyring_count(keys)));
     if (pthread_create(&thread, NULL, load_main, &l) != 0) {
         gd_http_close(h);
+        gd_keyring_close(keys);
         gd_err_set(&err, GD_ENOMEM, "the loading thread could not be started");
         return fail(&err);
     }
-    int rc = run(h, &l, &set);
+    int rc = run(h, &l, keys, &set);
     uint32_t patience_s = lost(&l) != NULL ? LOST_TIMEOUT_S : 0;
     bool orderly = drain(h, rc == 0 ? c->shutdown_timeout_s : patience_s, &set);
     if (lost(&l) != NULL) {
@@ -220,6 +249,7 @@ int gd_cli_serve(const struct gd_cli *c)
     pthread_join(thread, NULL);
     gd_http_close(h);
     gd_guard_close(l.guard);
+    gd_keyring_close(keys);
     gd_log_msg(GD_LOG_INFO, "stopped");
     return rc;
 }

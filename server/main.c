@@ -9,7 +9,7 @@
 
 static const struct gd_cli_command COMMANDS[] = {
     {"serve", NULL, false,
-     MODEL_FLAGS ENGINE_FLAGS "host port shutdown-timeout insecure allow-origin max-queue-ms ",
+     MODEL_FLAGS ENGINE_FLAGS "host port shutdown-timeout keys insecure allow-origin max-queue-ms ",
      "answer verdicts over HTTP until SIGTERM or SIGINT", gd_cli_serve},
     {"assess", "FILE", true, MODEL_FLAGS ENGINE_FLAGS,
      "print the verdict of each request of FILE (one JSON value, or JSON Lines)", gd_cli_assess},
@@ -19,6 +19,8 @@ static const struct gd_cli_command COMMANDS[] = {
      gd_cli_tokenize},
     {"selftest", NULL, false, MODEL_FLAGS, "check the back end, load the model, judge one request",
      gd_cli_selftest},
+    {"key", NULL, false, "id tenant ", "print a fresh API key, and its entry for a key file",
+     gd_cli_key},
     {"version", NULL, false, "", "print the version", gd_cli_version},
 };
 #define N_COMMANDS (sizeof(COMMANDS) / sizeof(COMMANDS[0]))

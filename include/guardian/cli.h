@@ -18,6 +18,8 @@ struct gd_cli {
     const char *point;          /* the policy's operating point; may be NULL */
     const char *device, *dtype; /* see device.h */
     const char *host;
+    const char *keys;        /* key file of the server; may be NULL */
+    const char *id, *tenant; /* of a fresh key; may be NULL */
     const char *log_level;
     const char *allow_origin; /* may be NULL */
     uint32_t port, threads, shutdown_timeout_s;
@@ -55,6 +57,7 @@ int gd_cli_assess(const struct gd_cli *c);
 int gd_cli_render(const struct gd_cli *c);
 int gd_cli_tokenize(const struct gd_cli *c);
 int gd_cli_selftest(const struct gd_cli *c);
+int gd_cli_key(const struct gd_cli *c);
 int gd_cli_version(const struct gd_cli *c);
 
 #endif

@@ -107,6 +107,21 @@
 #define GD_HTTP_SEND_MS_MAX 10000 /* that an answer may wait for its reader, all parts together */
 #define GD_CLI_INPUT_BYTES_MAX (256 * GD_MIB) /* a JSON Lines file of the command line */
 
+/* Keys (keys.h) */
+#define GD_KEYS_MAX 4096 /* of one key file */
+#define GD_KEYS_FILE_BYTES_MAX (4 * GD_MIB)
+#define GD_KEYS_FILE_NODES_MAX 131072u
+#define GD_KEYS_ARENA_BYTES                                                                        \
+    (32 * GD_MIB)                /* of a file while it is read, and of what is kept of it */
+#define GD_KEY_NAME_BYTES_MAX 64 /* of an id, a tenant or a policy */
+#define GD_KEY_POLICIES_MAX 16   /* of one key */
+#define GD_KEY_BYTES_MIN 16      /* of a key as it is presented */
+#define GD_KEY_BYTES_MAX 512
+#define GD_KEY_RATE_MIN 0.001 /* requests per second */
+#define GD_KEY_RATE_MAX 100000.0
+#define GD_KEY_BURST_MAX 1000000
+#define GD_KEY_CONCURRENCY_MAX 65536
+
 /* Log and metrics */
 #define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */
 #define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)

@@ -9,6 +9,7 @@
 
 #include "guardian/gate.h"
 #include "guardian/guard.h"
+#include "guardian/keys.h"
 
 #include <stdatomic.h>
 
@@ -23,6 +24,7 @@ struct gd_service {
     int64_t created;          /* seconds since 1970 when the model was ready, or the start */
     uint32_t queue_ms_max;    /* refuse new work when the engine has as much as this to do */
     const char *allow_origin; /* see gd_gate_origin */
+    struct gd_keyring *keys;  /* not owned */
     bool prefix_cache;        /* for show */
     bool verdict_cache;       /* whole scores are kept; set before guard is */
     struct gd_watch *watch;
@@ -49,6 +51,7 @@ struct gd_http_response {
     bool (*send)(struct gd_http_response *resp, const char *p, size_t n);
     void *ctx;
     struct gd_caller caller;
+    struct gd_lease lease; /* of the key that the request came with */
     /* for the log line */
     const char *error_code;
     struct gd_judgement judgement;
@@ -64,6 +67,7 @@ struct gd_route {
     const char *allow; /* methods, as in the Allow header */
     bool post;         /* POST with a JSON body; else GET and HEAD */
     bool work;         /* needs the model: refused while loading and draining */
+    bool open;         /* needs no key */
     gd_route_fn handle;
 };
 
@@ -75,6 +79,10 @@ size_t gd_route_count(void);
 int gd_service_init(struct gd_service *s, const char *version, const char *model_dir,
                     struct gd_err *err);
 void gd_service_free(struct gd_service *s);
+/* 401 or 429 with the reason when the request may not come; else resp->lease has entered, and the
+ * caller is its tenant. To be followed by gd_lease_leave in any case. */
+bool gd_service_admit(struct gd_service *s, const struct gd_http_request *req,
+                      struct gd_http_response *resp);
 /* 503 with the reason when work cannot be taken now; else counts it as in flight (gd_service_leave
  * ends that). Judged before the body is read: by the work that would go before a prompt of about
  * this size. An idle engine takes everything. */
@@ -127,6 +135,7 @@ enum gd_reject { /* why work was refused; what the engine refuses is taken from 
                  GD_REJECT_LOADING,
                  GD_REJECT_DEVICE_LOST,
                  GD_REJECT_CONNECTIONS,
+                 GD_REJECT_RATE,
                  GD_REJECT_COUNT,
 };
 void gd_stats_reject(enum gd_reject why);

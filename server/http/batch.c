@@ -197,6 +197,7 @@ void gd_batch_handle(struct gd_service *s, const struct gd_http_request *req,
     if (array == NULL) {
         goto done;
     }
+    gd_lease_charge(&resp->lease, array->n_children - 1, req->start_ns);
     b.items = calloc(array->n_children, sizeof(*b.items));
     if (b.items == NULL) {
         gd_reply_fail(resp, 503, gd_status_wire(GD_ENOMEM), NULL, gd_status_message(GD_ENOMEM));

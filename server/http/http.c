@@ -140,6 +140,9 @@ static bool pass_head(struct exchange *x)
         x->resp.allow = route->allow;
         return false;
     }
+    if (!route->open && !gd_service_admit(x->service, &x->req, &x->resp)) {
+        return false;
+    }
     gd_gate_body(&x->req, route->post, &x->gate);
     if (x->gate.status != 0) {
         fail_gate(x);
@@ -309,7 +312,7 @@ static void finish(struct exchange *x)
     }
     if (x->resp.status == CLIENT_LEFT) {
         x->resp.close = true;
-    } else if (x->resp.status == 503 || x->resp.status == 429) {
+    } else if (x->resp.status == 503 && x->resp.retry_after_s == 0) {
         x->resp.retry_after_s = gd_service_retry_after(x->service);
     }
     if (x->resp.close) {
@@ -324,6 +327,7 @@ static void finish(struct exchange *x)
     if (x->admitted) {
         gd_service_leave(x->service, x->held);
     }
+    gd_lease_leave(&x->resp.lease);
     if (x->unread > 0 && !x->gate.expect_continue) {
         discard(x);
     }
@@ -424,11 +428,12 @@ static int check_options(const struct gd_http_options *opt, struct gd_err *err)
     if (inet_pton(AF_INET, numeric_host(opt->host), &a) != 1) {
         return gd_err_set(err, GD_EUSAGE, "the host must be an IPv4 address, is '%s'", opt->host);
     }
-    if (!gd_http_host_is_loopback(opt->host) && !opt->insecure) {
-        return gd_err_set(err, GD_EUSAGE,
-                          "host %s can be reached from other machines and there is no "
-                          "authentication: put a proxy in front, or say --insecure",
-                          opt->host);
+    if (!gd_http_host_is_loopback(opt->host) && !opt->insecure && !gd_keyring_required(opt->keys)) {
+        return gd_err_set(
+            err, GD_EUSAGE,
+            "host %s can be reached from other machines and there are no keys: name a "
+            "key file (--keys, `guardian key`), or say --insecure",
+            opt->host);
     }
     return 0;
 }
@@ -506,6 +511,7 @@ int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct
     if (rc == 0) {
         h->service.queue_ms_max = opt->queue_ms_max;
         h->service.prefix_cache = opt->prefix_cache;
+        h->service.keys = opt->keys;
         h->service.allow_origin = opt->allow_origin != NULL ? opt->allow_origin : "";
         rc = gd_service_init(&h->service, opt->version, opt->model_dir, err);
     }

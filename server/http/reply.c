@@ -155,6 +155,9 @@ void gd_reply_head(const struct gd_http_request *req, const struct gd_http_respo
     if (resp->allow != NULL) {
         gd_buf_fmt(out, "Allow: %s\r\n", resp->allow);
     }
+    if (resp->status == 401) {
+        gd_buf_z(out, "WWW-Authenticate: Bearer\r\n");
+    }
     if (resp->status == 503 || resp->status == 429) {
         gd_buf_fmt(out, "Retry-After: %u\r\n",
                    resp->retry_after_s > 0 ? (unsigned)resp->retry_after_s : 1u);
@@ -233,6 +236,10 @@ void gd_reply_log(const struct gd_http_request *req, const struct gd_http_respon
     const char *path = req->path != NULL ? req->path : "";
     f[n++] = GD_LOG_Z("request_id", req->id);
     f[n++] = GD_LOG_Z("remote", req->remote);
+    if (resp->lease.id[0] != '\0') {
+        f[n++] = GD_LOG_Z("key_id", resp->lease.id);
+        f[n++] = GD_LOG_Z("tenant", resp->lease.tenant);
+    }
     f[n++] = GD_LOG_Z("method", req->method);
     f[n++] = GD_LOG_STR("path", ((struct gd_str){path, strnlen(path, 128)}));
     f[n++] = GD_LOG_I64("status", resp->status);

@@ -8,6 +8,7 @@
 #include "guardian/service.h"
 
 #include <math.h>
+#include <openssl/crypto.h>
 #include <string.h>
 #include <time.h>
 
@@ -46,16 +47,16 @@ done:
 }
 
 static const struct gd_route ROUTES[] = {
-    {"/v1/guard", "POST", true, true, handle_guard},
-    {"/v1/guard/batch", "POST", true, true, gd_batch_handle},
-    {"/healthz", "GET, HEAD", false, false, gd_info_healthz},
-    {"/readyz", "GET, HEAD", false, false, gd_info_readyz},
-    {"/health", "GET, HEAD", false, false, gd_info_health},
-    {"/v1/models", "GET, HEAD", false, false, gd_info_models},
-    {"/v1/taxonomy", "GET, HEAD", false, false, gd_info_taxonomy},
-    {"/info", "GET, HEAD", false, false, gd_info_info},
-    {"/version", "GET, HEAD", false, false, gd_info_version},
-    {"/metrics", "GET, HEAD", false, false, gd_info_metrics},
+    {"/v1/guard", "POST", true, true, false, handle_guard},
+    {"/v1/guard/batch", "POST", true, true, false, gd_batch_handle},
+    {"/healthz", "GET, HEAD", false, false, true, gd_info_healthz},
+    {"/readyz", "GET, HEAD", false, false, true, gd_info_readyz},
+    {"/health", "GET, HEAD", false, false, true, gd_info_health},
+    {"/v1/models", "GET, HEAD", false, false, false, gd_info_models},
+    {"/v1/taxonomy", "GET, HEAD", false, false, false, gd_info_taxonomy},
+    {"/info", "GET, HEAD", false, false, false, gd_info_info},
+    {"/version", "GET, HEAD", false, false, true, gd_info_version},
+    {"/metrics", "GET, HEAD", false, false, false, gd_info_metrics},
 };
 #define N_ROUTES (sizeof(ROUTES) / sizeof(ROUTES[0]))
 
@@ -100,6 +101,32 @@ const char *gd_service_lost(struct gd_service *s)
 {
     struct gd_guard *g = atomic_load(&s->guard);
     return g != NULL ? gd_engine_lost(gd_guard_engine(g)) : NULL;
+}
+
+bool gd_service_admit(struct gd_service *s, const struct gd_http_request *req,
+                      struct gd_http_response *resp)
+{
+    struct gd_str key;
+    const enum gd_auth how = gd_auth_present(req, &key);
+    enum gd_key_answer answer = GD_KEY_UNKNOWN;
+    if (how == GD_AUTH_KEY || !gd_keyring_required(s->keys)) {
+        answer = gd_keyring_enter(s->keys, key, req->start_ns, &resp->lease);
+        OPENSSL_cleanse((char *)(uintptr_t)key.ptr, key.len); /* where the library read it */
+    }
+    if (answer == GD_KEY_OK) {
+        resp->caller.salt = resp->lease.salt;
+        resp->caller.policies = gd_lease_policies(&resp->lease, &resp->caller.n_policies);
+        return true;
+    }
+    const char *message = gd_auth_message(how, answer);
+    if (answer == GD_KEY_UNKNOWN) {
+        gd_reply_fail(resp, 401, "unauthorized", NULL, message);
+        return false;
+    }
+    gd_reply_fail(resp, 429, "rate_limited", NULL, message);
+    resp->retry_after_s = resp->lease.retry_after_s;
+    gd_stats_reject(GD_REJECT_RATE);
+    return false;
 }
 
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp)

@@ -14,9 +14,9 @@ static const char *const CODES[] = {"200", "400", "401", "403", "404",  "405", "
                                     "411", "413", "415", "417", "422",  "429", "431",
                                     "499", "500", "503", "504", "other"};
 static const char *const ACTIONS[] = {"error", "block", "review", "allow"};
-static const char *const REASONS[GD_REJECT_COUNT] = {"queue_full", "queue_time",  "deadline",
-                                                     "too_large",  "memory",      "draining",
-                                                     "loading",    "device_lost", "connections"};
+static const char *const REASONS[GD_REJECT_COUNT] = {
+    "queue_full", "queue_time", "deadline",    "too_large",   "memory",
+    "draining",   "loading",    "device_lost", "connections", "rate_limited"};
 static const char *const RESULTS[] = {"ok", "failed"};
 static const char *const BLOCK_STATES[] = {"used", "cached", "free"};
 static const char *routes[MAX_ROUTES]; /* the paths, then "none" */

@@ -1,9 +1,14 @@
 """The command line agrees with the server, and its rendering with the twin that training uses."""
+import base64
+import hashlib
 import json
+import re
+import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TOOLS, answered_request, call, cli, model_args, model_dir, pending_request, result, tool, user
+from conftest import (BIN, ROOT, TOOLS, answered_request, call, clean_env, cli, model_args, model_dir, pending_request,
+                      result, tool, user)
 
 sys.path.insert(0, str(ROOT / "weights/train"))
 import render as twin  # noqa: E402
@@ -109,8 +114,6 @@ def test_tokenize_is_the_reference_tokenizer():
 
 
 def cli_tokenize(*args, stdin):
-    from conftest import BIN, clean_env
-    import subprocess
     p = subprocess.run([BIN, "tokenize", "--model", model_args()[1], *args], input=stdin, capture_output=True,
                        env=clean_env(), timeout=120)
     return p.returncode, p.stdout, p.stderr
@@ -137,3 +140,41 @@ def test_selftest():
     assert code == 0, err
     text = out.decode()
     assert "back end: ok" in text and "model: ok" in text and "guard.verdict" in text
+
+
+def fresh_key(*args):
+    code, out, err = cli("key", *args, model=False)
+    assert code == 0 and err == b"", err
+    key, entry = out.decode().splitlines()
+    assert out.endswith(b"\n") and out.count(key.encode()) == 1
+    assert re.fullmatch(r"gk_[A-Za-z0-9_-]{43}", key)
+    assert len(base64.urlsafe_b64decode(key[3:] + "=")) == 32
+    return key, json.loads(entry)
+
+
+def test_key():
+    key, entry = fresh_key("--id", "gateway-1", "--tenant", "acme:eu/1@x.y_z")
+    assert entry == {"id": "gateway-1", "sha256": hashlib.sha256(key.encode()).hexdigest(), "tenant": "acme:eu/1@x.y_z"}
+    keys = {key}
+    for _ in range(64):
+        key, entry = fresh_key("--id=b")
+        assert entry == {"id": "b", "sha256": hashlib.sha256(key.encode()).hexdigest()}
+        keys.add(key)
+    assert len(keys) == 65
+    used = set("".join(k[3:-1] for k in keys))  # all of the alphabet, and nothing of the other one
+    assert used == set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@pytest.mark.parametrize("args", [[], ["--id", ""], ["--id", "a b"], ["--id", "a\"b"], ["--id", "a\n"], ["--id", "ä"],
+                                  ["--id", "x" * 65], ["--id", "a", "--tenant", "a;b"], ["--id", "a", "--tenant", ""],
+                                  ["--tenant", "a"], ["--id", "a", "more"], ["--id", "a", "--keys", "x"]])
+def test_key_refusals(args):
+    code, out, err = cli("key", *args, model=False)
+    assert code == 2 and out == b"" and err.startswith(b"guardian key: "), (code, out, err)
+
+
+def test_key_that_cannot_be_written():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([BIN, "key", "--id", "a"], stdout=full, stderr=subprocess.PIPE, env=clean_env(), timeout=60)
+    assert done.returncode == 1 and b"could not be written: No space left" in done.stderr
+    assert b"gk_" not in done.stderr
