@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libcivetweb-dev libpcre2-dev libutf8proc-dev
                 libdnnl-dev libssl-dev)
-test_packages=(g++ libcmocka-dev libjansson-dev clang python3 python3-pytest curl)
+test_packages=(g++ libcmocka-dev libjansson-dev clang python3 python3-pytest python3-venv curl)
 
 say() { printf '== %s\n' "$*" >&2; }
 
@@ -92,6 +92,8 @@ tests() {
     build fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_SANITIZE=address \
         -DGD_FUZZ=ON
     fuzz "${GUARDIAN_FUZZ_SECONDS:-15}"
+    [ -x build/venv/bin/python ] || /usr/bin/python3 -m venv --system-site-packages build/venv
+    build/venv/bin/pip install -q -r tests/http/requirements.txt
     say "HTTP tests"
     GUARDIAN_BIN=$PWD/build/release/guardian GUARDIAN_SIMT_BIN=$PWD/build/release/tests/guardian_simt \
         /usr/bin/python3 -m pytest -q -rs tests/http

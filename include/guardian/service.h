@@ -177,6 +177,8 @@ void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
                   struct gd_http_response *resp);
 void gd_info_version(struct gd_service *s, const struct gd_http_request *req,
                      struct gd_http_response *resp);
+void gd_info_openapi(struct gd_service *s, const struct gd_http_request *req,
+                     struct gd_http_response *resp);
 void gd_info_metrics(struct gd_service *s, const struct gd_http_request *req,
                      struct gd_http_response *resp);
 

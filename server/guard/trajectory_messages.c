@@ -103,11 +103,13 @@ static int read_result(struct gd_traj_builder *b, const struct gd_json *msg, con
     const struct gd_json *content = gd_json_get(msg, "content");
     char where[GD_PATH_MAX];
     (void)snprintf(where, sizeof where, "%.32s.", path);
+    bool is_error = false;
     int rc = gd_json_want_bool(msg, where, "is_error", &ev->is_error, b->err);
-    if (rc == GD_OK && !ev->is_error)
-        rc = gd_json_want_bool(msg, where, "isError", &ev->is_error, b->err);
+    if (rc == GD_OK)
+        rc = gd_json_want_bool(msg, where, "isError", &is_error, b->err);
     if (rc != GD_OK)
         return rc;
+    ev->is_error = ev->is_error || is_error;
     if (gd_json_is(content, GD_JSON_OBJECT)) {
         gd_tb_payload(b, content);
         ev->payload = content;

@@ -6,6 +6,10 @@
 #include "guardian/service.h"
 #include "guardian/socket.h"
 
+/* server/http/openapi.json, built in */
+extern const unsigned char gd_openapi_json[];
+extern const size_t gd_openapi_json_len;
+
 static void begin(struct gd_json_writer *w, struct gd_http_response *resp)
 {
     gd_json_writer_init(w, &resp->body);
@@ -374,4 +378,16 @@ void gd_info_metrics(struct gd_service *s, const struct gd_http_request *req,
     gd_stats_write(s, &resp->body);
     resp->status = 200;
     resp->content_type = GD_METRICS_CONTENT_TYPE;
+}
+
+void gd_info_openapi(struct gd_service *s, const struct gd_http_request *req,
+                     struct gd_http_response *resp)
+{
+    struct gd_json_writer w;
+    (void)s;
+    (void)req;
+    gd_json_writer_init(&w, &resp->body);
+    /* without the line break at the end of the file: gd_reply_json adds one */
+    gd_jw_raw(&w, (struct gd_str){(const char *)gd_openapi_json, gd_openapi_json_len - 1});
+    gd_reply_json(resp, 200, &w);
 }

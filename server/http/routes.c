@@ -56,6 +56,7 @@ static const struct gd_route ROUTES[] = {
     {"/v1/taxonomy", "GET, HEAD", false, false, false, gd_info_taxonomy},
     {"/info", "GET, HEAD", false, false, false, gd_info_info},
     {"/version", "GET, HEAD", false, false, true, gd_info_version},
+    {"/openapi.json", "GET, HEAD", false, false, true, gd_info_openapi},
     {"/metrics", "GET, HEAD", false, false, false, gd_info_metrics},
 };
 #define N_ROUTES (sizeof(ROUTES) / sizeof(ROUTES[0]))

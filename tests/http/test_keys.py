@@ -12,7 +12,7 @@ import pytest
 from conftest import BIN, ROOT, clean_env, eventually, model_args, pending_request, unique
 from test_life import policy, put
 
-OPEN = ("/healthz", "/readyz", "/health", "/version")
+OPEN = ("/healthz", "/readyz", "/health", "/version", "/openapi.json")
 CLOSED = ("/v1/models", "/v1/taxonomy", "/info", "/metrics")
 TINY = str(ROOT / "tests/golden/models/llama_f32_tied")
 
