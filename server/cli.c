@@ -46,7 +46,7 @@ static const struct flag FLAGS[] = {
     {"keys", "GUARDIAN_KEYS", "FILE", TEXT, AT(keys), 0,
      "key file: who may ask, and how much (`guardian key` makes entries)"},
     {"max-queue-ms", "GUARDIAN_MAX_QUEUE_MS", "N", NUMBER, AT(queue_ms_max), GD_QUEUE_MS_MAX,
-     "refuse new requests when the work that waits takes so long (default 2000)"},
+     "refuse new requests when the work that waits takes so long (default 1000)"},
     {"max-batch-tokens", "GUARDIAN_MAX_BATCH_TOKENS", "N", NUMBER, AT(step_tokens),
      GD_STEP_TOKENS_MAX, "new tokens of one forward pass (default 0: the back end's choice)"},
     {"kv-cache-mib", "GUARDIAN_KV_CACHE_MIB", "N", NUMBER, AT(kv_mib), GD_KV_MIB_MAX,

@@ -206,6 +206,7 @@ int gd_cli_serve(const struct gd_cli *c)
     sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 
+    gd_log_set_version(GD_VERSION);
     if (open_keys(c, &keys, &err) != 0) {
         return fail(&err);
     }

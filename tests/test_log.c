@@ -5,6 +5,7 @@
 #include "guardian/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,6 +25,7 @@ static int setup(void **state)
         return -1;
     gd_log_set_fd(fileno(out));
     gd_log_set_level(GD_LOG_INFO);
+    gd_log_set_version("");
     return 0;
 }
 
@@ -42,7 +44,7 @@ static struct gd_str logged(void)
     return (struct gd_str){text, (size_t)n};
 }
 
-/* Parses the line at *at and moves behind it; every line must have the three standard members
+/* Parses the line at *at and moves behind it; every line must have the four standard members
  * first. */
 static const struct gd_json *next_line(struct gd_arena *a, struct gd_str all, size_t *at)
 {
@@ -54,10 +56,12 @@ static const struct gd_json *next_line(struct gd_arena *a, struct gd_str all, si
     if (gd_json_parse(a, line, &GD_JSON_REQUEST_LIMITS, &root, &err))
         fail_msg("%s: %.*s", err.msg, (int)line.len, line.ptr);
     assert_int_equal(root->flags, 0);
-    assert_true(gd_str_eqz(root->child->key, "ts"));
-    assert_int_equal(root->child->str.len, strlen("2026-01-31T12:00:00.000Z"));
-    assert_true(gd_str_eqz(root->child->next->key, "level"));
-    assert_true(gd_str_eqz(root->child->next->next->key, "msg"));
+    static const char *const first[] = {"timestamp", "severity_text", "msg", "service.name"};
+    const struct gd_json *m = root->child;
+    assert_int_equal(m->str.len, strlen("2026-01-31T12:00:00.000Z"));
+    for (size_t i = 0; i < 4; i++, m = m->next)
+        assert_true(gd_str_eqz(m->key, first[i]));
+    assert_true(gd_str_eqz(gd_json_get(root, "service.name")->str, "guardian"));
     *at += line.len + 1;
     return root;
 }
@@ -74,7 +78,7 @@ static void test_fields(void **state)
     size_t at = 0;
     const struct gd_str all = logged();
     const struct gd_json *line = next_line(&a, all, &at);
-    assert_true(gd_str_eqz(gd_json_get(line, "level")->str, "info"));
+    assert_true(gd_str_eqz(gd_json_get(line, "severity_text")->str, "INFO"));
     assert_true(gd_str_eqz(gd_json_get(line, "msg")->str, "one"));
     assert_true(gd_str_eqz(gd_json_get(line, "z")->str, "text"));
     assert_true(gd_str_eq(gd_json_get(line, "s")->str, GD_STR("a\0b")));
@@ -84,9 +88,15 @@ static void test_fields(void **state)
     assert_true(gd_json_is(gd_json_get(line, "u"), GD_JSON_FALSE));
     assert_true(gd_str_eqz(gd_json_get(line, "null")->str, ""));
     line = next_line(&a, all, &at);
-    assert_true(gd_str_eqz(gd_json_get(line, "level")->str, "error"));
-    assert_int_equal(line->n_children, 3);
+    assert_true(gd_str_eqz(gd_json_get(line, "severity_text")->str, "ERROR"));
+    assert_int_equal(line->n_children, 4);
     assert_int_equal(at, all.len);
+    gd_log_set_version("1.2\n\"x");
+    gd_log_msg(GD_LOG_WARN, "three");
+    line = next_line(&a, logged(), &at);
+    assert_true(gd_str_eqz(gd_json_get(line, "severity_text")->str, "WARN"));
+    assert_true(gd_str_eqz(gd_json_get(line, "service.version")->str, "1.2\n\"x"));
+    assert_int_equal(line->n_children, 5);
     gd_arena_free(&a);
 }
 
@@ -99,7 +109,7 @@ static void test_injection(void **state)
         bytes[i] = (char)i;
     const struct gd_str nasty[] = {
         {bytes, sizeof bytes},
-        GD_STR("x\"}\n{\"level\":\"info\",\"msg\":\"forged\"}\n"),
+        GD_STR("x\"}\n{\"severity_text\":\"INFO\",\"msg\":\"forged\"}\n"),
         GD_STR("\xE2\x80\xA8\xE2\x80\xA9\xC2\x85\xC2\x9B"
                "31m\x1B[2J\x7F\r\n"),
         GD_STR("\xE2\x80"),
@@ -115,7 +125,7 @@ static void test_injection(void **state)
         const struct gd_json *line = next_line(&a, all, &at);
         int64_t k = -1;
         struct gd_buf want;
-        assert_int_equal(line->n_children, 5);
+        assert_int_equal(line->n_children, 6);
         assert_true(gd_json_i64(gd_json_get(line, "i"), &k) && k == (int64_t)i);
         gd_buf_init(&want, 4096);
         gd_utf8_repair(&want, nasty[i]);
@@ -150,7 +160,7 @@ static void test_long_texts_are_cut(void **state)
     gd_log_write(GD_LOG_INFO, "too long", many, 400);
     const struct gd_str all = logged();
     const char *second = strchr(text, '\n') + 1;
-    assert_string_equal(second, "{\"level\":\"error\",\"msg\":\"a log line was lost\"}\n");
+    assert_string_equal(second, "{\"severity_text\":\"ERROR\",\"msg\":\"a log line was lost\"}\n");
     struct gd_arena a;
     size_t at = 0;
     gd_arena_init(&a, GD_MIB);
@@ -193,6 +203,40 @@ static void test_bad_descriptor(void **state)
     assert_int_equal(errno, 123);
 }
 
+/* A pipe that takes a part of a line and then nothing for a time: that line is lost, and the next
+ * one is still a line. */
+static void test_torn_line(void **state)
+{
+    (void)state;
+    static char fill[4096];
+    int fds[2];
+    assert_int_equal(pipe2(fds, O_NONBLOCK), 0);
+    assert_int_equal(fcntl(fds[1], F_SETPIPE_SZ, 4096), 4096);
+    gd_log_set_fd(fds[1]);
+    memset(fill, 'x', sizeof fill);
+    static struct gd_log_field many[4]; /* a line of two pipes: more than one write is atomic */
+    for (size_t i = 0; i < 4; i++)
+        many[i] = GD_LOG_STR("t", ((struct gd_str){fill, GD_LOG_STR_BYTES_MAX}));
+    gd_log_write(GD_LOG_INFO, "torn", many, 4);
+    gd_log_msg(GD_LOG_INFO, "no room"); /* nothing of it is there, nothing is torn by it */
+    const ssize_t torn = read(fds[0], text, sizeof text);
+    assert_true(torn > 0 && memchr(text, '\n', (size_t)torn) == NULL);
+    gd_log_msg(GD_LOG_INFO, "whole");
+    gd_log_msg(GD_LOG_INFO, "again");
+    const ssize_t n = read(fds[0], text, sizeof text);
+    assert_true(n > 0 && text[0] == '\n');
+    struct gd_arena a;
+    gd_arena_init(&a, GD_MIB);
+    size_t at = 1;
+    const struct gd_str all = {text, (size_t)n};
+    assert_true(gd_str_eqz(gd_json_get(next_line(&a, all, &at), "msg")->str, "whole"));
+    assert_true(gd_str_eqz(gd_json_get(next_line(&a, all, &at), "msg")->str, "again"));
+    assert_int_equal(at, n);
+    gd_arena_free(&a);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void *chatter(void *arg)
 {
     for (int i = 0; i < 500; i++)
@@ -227,6 +271,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_long_texts_are_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(test_levels, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_descriptor, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_torn_line, setup, teardown),
         cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

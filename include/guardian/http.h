@@ -11,7 +11,7 @@ struct gd_http_options {
     const char *host; /* IPv4 address, or "localhost" */
     uint16_t port;    /* 0: any free one */
     const char *version, *model_dir;
-    struct gd_keyring *keys;  /* who may ask; must outlive the server */
+    struct gd_keyring *keys;  /* who may ask; must outlive the server; NULL: everybody */
     bool insecure;            /* allows an address that other machines can reach, without keys */
     const char *allow_origin; /* see gd_gate_origin; NULL: none */
     uint32_t queue_ms_max;    /* see gd_service */

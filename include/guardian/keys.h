@@ -15,7 +15,7 @@
  * the time of a look-up does not depend on which of them fits, or how far.
  *
  * A key ring without a file and without a plain key is open: everybody may ask, as nobody in
- * particular. Any thread, everywhere here but open and close. */
+ * particular. So is NULL where a ring is asked for its keys or entered. Any thread, everywhere here but open and close. */
 #ifndef GUARDIAN_KEYS_H
 #define GUARDIAN_KEYS_H
 

@@ -81,7 +81,7 @@
 #define GD_STEP_SEQS_MAX 64        /* sequences of one step */
 #define GD_STEP_CHOICES_MAX (GD_STEP_SEQS_MAX * GD_POLICY_CHOICES_MAX) /* logits of one step */
 #define GD_QUEUE_MAX 512         /* requests that wait for the worker */
-#define GD_QUEUE_MS_DEFAULT 2000 /* estimated wait from which on new requests are refused */
+#define GD_QUEUE_MS_DEFAULT 1000 /* estimated wait from which on new requests are refused */
 #define GD_QUEUE_MS_MAX 600000
 #define GD_DEADLINE_MS_DEFAULT 10000
 #define GD_DEADLINE_MS_MAX 600000
@@ -125,6 +125,7 @@
 /* Log and metrics */
 #define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */
 #define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)
+#define GD_LOG_PATH_BYTES_MAX 128 /* of a request's path */
 #define GD_METRIC_FAMILIES_MAX 64
 #define GD_METRIC_CELLS_MAX 16384 /* 64-bit cells of all series together */
 #define GD_METRIC_BUCKETS_MAX 32

@@ -3,12 +3,20 @@
  *   gd_log(GD_LOG_INFO, "model loaded", GD_LOG_Z("dir", dir), GD_LOG_I64("layers", n));
  *   gd_log_msg(GD_LOG_WARN, "draining");
  *
- * gives {"ts":"2026-01-31T12:00:00.000Z","level":"info","msg":"model
- * loaded","dir":"...","layers":16}. Every text passes the JSON writer, is cut after
+ * gives {"timestamp":"2026-01-31T12:00:00.000Z","severity_text":"INFO","msg":"model loaded",
+ * "service.name":"guardian","service.version":"0.1.0","dir":"...","layers":16}.
+ *
+ * Names are those of OpenTelemetry where it has one: timestamp, severity_text (its short names) and
+ * msg are Timestamp, SeverityText and Body of its log data model, service.* is the resource,
+ * trace_id, span_id and trace_flags are what it calls them in JSON logs, and attributes are called
+ * as in its semantic conventions (http.request.method, url.path, ...).
+ *
+ * Every text passes the JSON writer, is cut after
  * GD_LOG_STR_BYTES_MAX, and is stripped of what could break a line or a terminal (C1 controls,
  * U+2028, U+2029 are escaped too), so text from a client cannot forge a line or a member. Keys are
  * literals of this program. Any thread; lines of two threads never mix. A line that cannot be built
- * or written is lost; logging never fails the caller. */
+ * or written is lost; when only a part of one could be written (a full disk), the next one begins
+ * on a line of its own. Logging never fails the caller. */
 #ifndef GUARDIAN_LOG_H
 #define GUARDIAN_LOG_H
 
@@ -57,6 +65,9 @@ void gd_log_set_level(enum gd_log_level level);
 bool gd_log_enabled(enum gd_log_level level);
 bool gd_log_level_parse(const char *name,
                         enum gd_log_level *out); /* "error", "warn", "info", "debug" */
+
+/* service.version of the lines from now on, "" for none (as at start); borrowed for good. */
+void gd_log_set_version(const char *version);
 
 /* Where lines go; 2 at start. The caller keeps owning the descriptor. */
 void gd_log_set_fd(int fd);

@@ -10,6 +10,7 @@
 #include "guardian/gate.h"
 #include "guardian/guard.h"
 #include "guardian/keys.h"
+#include "guardian/trace.h"
 
 #include <stdatomic.h>
 
@@ -18,8 +19,10 @@ struct gd_service {
     const char *model_name;           /* served name: last part of the model directory */
     _Atomic(struct gd_guard *) guard; /* not owned; NULL while the model loads */
     atomic_bool draining;
-    _Atomic uint32_t in_flight; /* admitted work not yet answered */
-    _Atomic size_t body_bytes;  /* held by bodies of admitted work */
+    _Atomic uint32_t in_flight;      /* admitted work not yet answered */
+    _Atomic size_t body_bytes;       /* held by bodies of admitted work */
+    _Atomic size_t unqueued_bytes;   /* of these, of work that the engine does not know yet */
+    _Atomic uint32_t tokens_per_kib; /* of bodies, learned; 0: not yet */
     int64_t start_ns;
     int64_t created;          /* seconds since 1970 when the model was ready, or the start */
     uint32_t queue_ms_max;    /* refuse new work when the engine has as much as this to do */
@@ -52,7 +55,9 @@ struct gd_http_response {
     void *ctx;
     struct gd_caller caller;
     struct gd_lease lease; /* of the key that the request came with */
+    size_t unqueued_bytes; /* of this request, in gd_service.unqueued_bytes */
     /* for the log line */
+    struct gd_trace trace; /* of the head; gd_reply_parse may take it from the body */
     const char *error_code;
     struct gd_judgement judgement;
     bool has_judgement;
@@ -90,6 +95,9 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
 /* Why the device of the loaded model is lost, or NULL. Lock-free. */
 const char *gd_service_lost(struct gd_service *s);
 void gd_service_leave(struct gd_service *s, size_t body_bytes);
+/* The engine has the work of this request, or never will: from now on it counts there. n_tokens of
+ * its prompts, 0 when there are none, teach how many tokens a body makes. */
+void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, uint64_t n_tokens);
 /* Seconds after which a refused client may come again: when what is queued now will be done. */
 uint32_t gd_service_retry_after(struct gd_service *s);
 
@@ -113,7 +121,8 @@ void gd_reply_json(struct gd_http_response *resp, int status, struct gd_json_wri
 /* The head of the answer, ended by an empty line; total_ms goes into x-total-time. */
 void gd_reply_head(const struct gd_http_request *req, const struct gd_http_response *resp,
                    double total_ms, struct gd_buf *out);
-void gd_reply_request_id(struct gd_http_request *req);
+/* x-request-id and trace: the caller's where they are good, else new ones. */
+void gd_reply_identify(struct gd_http_request *req, struct gd_http_response *resp);
 /* One line of the log: metadata only, nothing of the content. */
 void gd_reply_log(const struct gd_http_request *req, const struct gd_http_response *resp,
                   double total_ms);

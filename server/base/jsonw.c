@@ -144,7 +144,10 @@ static void put_shortest(struct gd_json_writer *w, double v, bool is_float)
         return;
     }
     const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
-    GD_ASSERT(c);
+    if (c == (locale_t)0) { /* it may need memory: for LOCPATH */
+        w->buf->failed = w->buf->failed != 0 ? w->buf->failed : GD_ENOMEM;
+        return;
+    }
     const locale_t before = uselocale(c);
     char text[40];
     for (int digits = fabs(v) < least_normal ? 1 : exact; digits <= enough; digits++) {

@@ -15,10 +15,13 @@
 #include <unistd.h>
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
+static const char *const severity_texts[] = {"ERROR", "WARN", "INFO", "DEBUG"};
 
 static _Atomic int log_level = GD_LOG_INFO;
 static _Atomic int log_fd = STDERR_FILENO;
+static _Atomic(const char *) log_version = "";
 static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
+static bool line_torn; /* the last line is there in part; under the mutex */
 
 void gd_log_set_level(enum gd_log_level level)
 {
@@ -43,7 +46,15 @@ bool gd_log_level_parse(const char *name, enum gd_log_level *out)
 
 void gd_log_set_fd(int fd)
 {
+    pthread_mutex_lock(&log_mutex);
     atomic_store(&log_fd, fd);
+    line_torn = false;
+    pthread_mutex_unlock(&log_mutex);
+}
+
+void gd_log_set_version(const char *version)
+{
+    atomic_store(&log_version, version);
 }
 
 static void put_time(struct gd_json_writer *w)
@@ -55,7 +66,7 @@ static void put_time(struct gd_json_writer *w)
     gmtime_r(&now.tv_sec, &tm);
     const size_t n = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
     (void)snprintf(text + n, sizeof text - n, ".%03dZ", (int)(now.tv_nsec / 1000000));
-    gd_jw_key(w, "ts");
+    gd_jw_key(w, "timestamp");
     gd_jw_strz(w, text);
 }
 
@@ -69,6 +80,16 @@ static void put_text(struct gd_json_writer *w, struct gd_str s)
             n--;
     }
     gd_jw_str(w, (struct gd_str){s.ptr, n});
+}
+
+static void put_service(struct gd_json_writer *w)
+{
+    const char *version = atomic_load(&log_version);
+    gd_jw_put_str(w, "service.name", "guardian");
+    if (version[0] != '\0') {
+        gd_jw_key(w, "service.version");
+        put_text(w, gd_str_from(version));
+    }
 }
 
 static void put_field(struct gd_json_writer *w, const struct gd_log_field *f)
@@ -112,17 +133,29 @@ static void copy_escaped(struct gd_buf *to, struct gd_str from)
     gd_buf_add(to, "\n", 1);
 }
 
-static void write_line(const char *p, size_t n)
+/* Bytes of p that were written. */
+static size_t write_all(const char *p, size_t n)
 {
-    pthread_mutex_lock(&log_mutex);
-    while (n > 0) {
-        const ssize_t k = write(atomic_load(&log_fd), p, n);
+    size_t done = 0;
+    while (done < n) {
+        const ssize_t k = write(atomic_load(&log_fd), p + done, n - done);
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
             break;
-        p += k;
-        n -= (size_t)k;
+        done += (size_t)k;
+    }
+    return done;
+}
+
+static void write_line(const char *p, size_t n)
+{
+    pthread_mutex_lock(&log_mutex);
+    if (line_torn)
+        line_torn = write_all("\n", 1) == 0;
+    if (!line_torn) {
+        const size_t done = write_all(p, n);
+        line_torn = done > 0 && done < n;
     }
     pthread_mutex_unlock(&log_mutex);
 }
@@ -130,7 +163,7 @@ static void write_line(const char *p, size_t n)
 void gd_log_write(enum gd_log_level level, const char *msg, const struct gd_log_field *fields,
                   size_t n)
 {
-    static const char lost[] = "{\"level\":\"error\",\"msg\":\"a log line was lost\"}\n";
+    static const char lost[] = "{\"severity_text\":\"ERROR\",\"msg\":\"a log line was lost\"}\n";
     if (!gd_log_enabled(level))
         return;
     const int saved_errno = errno;
@@ -142,10 +175,10 @@ void gd_log_write(enum gd_log_level level, const char *msg, const struct gd_log_
     gd_json_writer_init(&w, &json);
     gd_jw_object(&w);
     put_time(&w);
-    gd_jw_key(&w, "level");
-    gd_jw_strz(&w, level_names[level]);
+    gd_jw_put_str(&w, "severity_text", severity_texts[level]);
     gd_jw_key(&w, "msg");
     put_text(&w, gd_str_from(msg));
+    put_service(&w);
     for (size_t i = 0; i < n; i++)
         put_field(&w, &fields[i]);
     gd_jw_object_end(&w);

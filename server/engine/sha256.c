@@ -1,16 +1,16 @@
 /* sha256.c - digests of memory and of files, by OpenSSL's libcrypto.
  *
  * Files are read in blocks of 4 MiB through their open descriptor, so that the digest is of the
- * very file that the weights are read from, even when another one takes its name meanwhile. Memory
- * is hashed by the older interface, whose state is on the stack: requests are hashed too, and a
- * digest must not depend on there being memory for a context. */
+ * very file that the weights are read from, even when another one takes its name meanwhile.
+ *
+ * The older interface keeps its state on the stack: requests are hashed too, and a digest must not
+ * depend on there being memory for a context. The newer one also sets up the whole library at its
+ * first call, which ends in a crash there (OpenSSL 3.0, OPENSSL_LH_new) when memory is short. */
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "load.h"
 
 #include "guardian/safetensors.h"
 
-#include <openssl/err.h>
-#include <openssl/evp.h>
 #include <openssl/sha.h>
 #include <unistd.h>
 
@@ -34,16 +34,22 @@ void gd_sha256(const void *data, size_t len, uint8_t out[32])
     SHA256_Final(out, &c);
 }
 
-static int hash_blocks(EVP_MD_CTX *md, int fd, const char *path, uint64_t nbytes, uint8_t *block,
-                       struct gd_digest_progress *p, struct gd_err *err)
+int gd_file_sha256_fd(int fd, const char *path, uint64_t nbytes, char hex[65],
+                      struct gd_digest_progress *p, struct gd_err *err)
 {
-    for (uint64_t at = 0; at < nbytes;) {
+    uint8_t digest[SHA256_DIGEST_LENGTH];
+    SHA256_CTX c;
+    uint8_t *block = malloc(nbytes < BLOCK_BYTES ? (size_t)nbytes + 1 : BLOCK_BYTES);
+    if (block == NULL)
+        return gd_err_set(err, GD_ENOMEM, "no memory to take the SHA-256 of file '%s'", path);
+    int rc = GD_OK;
+    SHA256_Init(&c);
+    for (uint64_t at = 0; at < nbytes && rc == GD_OK;) {
         size_t n = nbytes - at < BLOCK_BYTES ? (size_t)(nbytes - at) : BLOCK_BYTES;
-        int rc = gd_file_read_at(fd, path, at, block, n, err);
+        rc = gd_file_read_at(fd, path, at, block, n, err);
         if (rc != GD_OK)
-            return rc;
-        if (EVP_DigestUpdate(md, block, n) != 1)
-            return gd_err_set(err, GD_EINTERNAL, "SHA-256 of file '%s' failed", path);
+            break;
+        SHA256_Update(&c, block, n);
         at += n;
         if (p != NULL) {
             p->done += n;
@@ -51,32 +57,9 @@ static int hash_blocks(EVP_MD_CTX *md, int fd, const char *path, uint64_t nbytes
                 p->call(p->ctx, p->done, p->all);
         }
     }
-    return GD_OK;
-}
-
-int gd_file_sha256_fd(int fd, const char *path, uint64_t nbytes, char hex[65],
-                      struct gd_digest_progress *p, struct gd_err *err)
-{
-    uint8_t digest[EVP_MAX_MD_SIZE];
-    int rc = GD_OK;
-    uint8_t *block = malloc(nbytes < BLOCK_BYTES ? (size_t)nbytes + 1 : BLOCK_BYTES);
-    EVP_MD_CTX *md = EVP_MD_CTX_new();
-    if (block == NULL || md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1) {
-        rc = gd_err_set(err, GD_ENOMEM, "no memory to take the SHA-256 of file '%s'", path);
-        goto done;
-    }
-    rc = hash_blocks(md, fd, path, nbytes, block, p, err);
-    if (rc != GD_OK)
-        goto done;
-    if (EVP_DigestFinal_ex(md, digest, NULL) != 1) {
-        rc = gd_err_set(err, GD_EINTERNAL, "SHA-256 of file '%s' failed", path);
-        goto done;
-    }
-    gd_sha256_hex(digest, hex);
-done:
-    if (rc != GD_OK)
-        ERR_clear_error(); /* the library's own list of this thread */
-    EVP_MD_CTX_free(md);
+    SHA256_Final(digest, &c);
+    if (rc == GD_OK)
+        gd_sha256_hex(digest, hex);
     free(block);
     return rc;
 }

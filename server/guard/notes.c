@@ -70,7 +70,8 @@ static bool is_word(unsigned char c)
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c >= 0x80;
 }
 
-/* b becomes " word word ", or " " without any; humps: camelCase is two words. */
+/* b becomes " word word ", or " " without any; humps: camelCase is two words. Empty when there is no
+ * memory: the other readers of words rely on the space behind each. */
 static void to_words(struct gd_buf *b, struct gd_str s, bool humps)
 {
     bool digit = false, lower = false, in_word = false;
@@ -102,6 +103,8 @@ static void to_words(struct gd_buf *b, struct gd_str s, bool humps)
     }
     if (in_word)
         gd_buf_add(b, " ", 1);
+    if (b->failed != 0)
+        b->len = 0;
 }
 
 static struct gd_str whole(const struct gd_buf *b)
@@ -136,6 +139,8 @@ static bool known_word(const struct gd_notes *n, struct gd_str word)
 
 static void remember(struct gd_buf *history, const struct gd_buf *words)
 {
+    if (words->len == 0)
+        return; /* they failed, and say so */
     gd_buf_add(history, words->data + 1, words->len - 1);
     if (history->len > GD_NOTE_HISTORY_BYTES) {
         memmove(history->data, history->data + history->len - GD_NOTE_HISTORY_BYTES,
@@ -448,6 +453,15 @@ static void digest_call(struct gd_notes *n, const struct gd_event *ev, struct gd
     gd_sha256(n->plain.data, n->plain.len, out);
 }
 
+/* A note without something that should be known would be another note. */
+static void check(const struct gd_notes *n, struct gd_buf *out)
+{
+    const int failed[] = {out->failed, n->words.failed, n->plain.failed, n->said.failed,
+                          n->found.failed};
+    for (size_t i = 0; i < sizeof failed / sizeof failed[0] && out->failed == 0; i++)
+        out->failed = failed[i];
+}
+
 void gd_notes_call(struct gd_notes *n, uint32_t event, struct gd_str shown, struct gd_buf *out)
 {
     const struct gd_event *ev = &n->traj->events[event];
@@ -464,11 +478,7 @@ void gd_notes_call(struct gd_notes *n, uint32_t event, struct gd_str shown, stru
         put_fit(n, ev->name, start, out);
     n->call_at[event] = n->n_calls++;
     n->since++;
-    if (out->failed == 0)
-        out->failed = n->words.failed != 0   ? n->words.failed
-                      : n->plain.failed != 0 ? n->plain.failed
-                      : n->said.failed != 0  ? n->said.failed
-                                             : n->found.failed;
+    check(n, out);
 }
 
 void gd_notes_answer(struct gd_notes *n, const struct gd_event *ev, struct gd_buf *out)
@@ -489,6 +499,5 @@ void gd_notes_answer(struct gd_notes *n, const struct gd_event *ev, struct gd_bu
     }
     gd_buf_fmt(out, "%u calls; %u of %u numbers new", (unsigned)n->since, (unsigned)fresh,
                (unsigned)count);
-    if (out->failed == 0)
-        out->failed = n->words.failed != 0 ? n->words.failed : n->plain.failed;
+    check(n, out);
 }

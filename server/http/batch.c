@@ -16,6 +16,7 @@ struct item {
 };
 
 struct batch {
+    struct gd_service *service;
     struct gd_guard *guard;
     struct gd_http_response *resp;
     struct item *items;
@@ -159,6 +160,7 @@ static void run(struct batch *b, const struct gd_json *array)
 {
     bool there = true;
     begin_items(b, array);
+    gd_service_queued(b->service, b->resp, 0);
     b->resp->n_items = b->n_items;
     if (b->lines) {
         b->resp->status = 200;
@@ -189,7 +191,7 @@ static void run(struct batch *b, const struct gd_json *array)
 void gd_batch_handle(struct gd_service *s, const struct gd_http_request *req,
                      struct gd_http_response *resp)
 {
-    struct batch b = {.guard = atomic_load(&s->guard), .resp = resp};
+    struct batch b = {.service = s, .guard = atomic_load(&s->guard), .resp = resp};
     struct gd_arena arena;
     gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
     const struct gd_json *root = gd_reply_parse(&arena, req, resp);

@@ -84,7 +84,6 @@ static void read_head(const struct mg_request_info *ri, struct gd_http_request *
         req->headers[i].value = ri->http_headers[i].value;
     }
     req->plain = req->n_headers <= GD_HTTP_HEADERS_MAX && head_is_plain(ri);
-    gd_reply_request_id(req);
 }
 
 /* What one request needs from its start until its answer is written. */
@@ -324,6 +323,7 @@ static void finish(struct exchange *x)
     if (x->watch.gone) {
         mg_disable_connection_keep_alive(x->conn); /* the answer may have been cut short */
     }
+    gd_service_queued(x->service, &x->resp, 0);
     if (x->admitted) {
         gd_service_leave(x->service, x->held);
     }
@@ -357,6 +357,7 @@ static int on_request(struct mg_connection *conn)
     gd_buf_init(&x->resp.body, GD_HTTP_ANSWER_BYTES_MAX);
     x->watch.fd = gd_socket_current();
     read_head(ri, &x->req);
+    gd_reply_identify(&x->req, &x->resp);
     serve(x);
     finish(x);
     int status = x->resp.status;
@@ -378,7 +379,7 @@ static int on_error(struct mg_connection *conn, int status, const char *message)
     mg_disable_connection_keep_alive(conn);
     gd_buf_init(&resp.body, GD_HTTP_ANSWER_BYTES_MAX);
     gd_buf_init(&out, GD_HTTP_ANSWER_BYTES_MAX);
-    gd_reply_request_id(&req);
+    gd_reply_identify(&req, &resp);
     gd_reply_fail(&resp, status, status == 408 ? "request_timeout" : "bad_request", NULL,
                   "the request head could not be read");
     gd_reply_head(&req, &resp, 0.0, &out);

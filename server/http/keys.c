@@ -199,7 +199,7 @@ int gd_keyring_reload(struct gd_keyring *r, struct gd_err *err)
 
 bool gd_keyring_required(const struct gd_keyring *r)
 {
-    return r->path != NULL || r->has_env;
+    return r != NULL && (r->path != NULL || r->has_env);
 }
 
 static struct gd_keyset *take_set(struct gd_keyring *r)

@@ -1,13 +1,14 @@
-/* reply.c - error objects, response heads, request ids and log lines.
+/* reply.c - error objects, response heads, request ids, traces and log lines.
  *
  * An error body is {"error":{"code","message","field"?}}: the code is stable, the message is for
  * people, the field is the path of what was wrong where the parser named one. Log lines are one
  * JSON object each, metadata only: nothing of a request's content, and nothing the caller wrote
- * except the path and the request id. */
+ * except the path (cut), the request id and the ids of its trace (both checked). */
 #include "guardian/log.h"
 #include "guardian/service.h"
 
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <time.h>
 
@@ -96,6 +97,9 @@ const struct gd_json *gd_reply_parse(struct gd_arena *a, const struct gd_http_re
     if (rc != 0) {
         gd_reply_err(resp, &err);
         return NULL;
+    }
+    if (resp->trace.parent_id[0] == '\0') {
+        gd_trace_adopt_frames(&resp->trace, root);
     }
     return root;
 }
@@ -188,8 +192,23 @@ static bool is_sane_id(const char *s)
     return strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=@") == n;
 }
 
-void gd_reply_request_id(struct gd_http_request *req)
+/* The trace of the head's traceparent, when there is exactly one and it is good; else a new one. */
+static void start_trace(const struct gd_http_request *req, struct gd_trace *t)
 {
+    const char *given = gd_http_header_get(req, "traceparent");
+    uint32_t n = 0;
+    gd_trace_init(t);
+    for (uint32_t i = 0; i < req->n_headers; i++) {
+        n += strcasecmp(req->headers[i].name, "traceparent") == 0 ? 1 : 0;
+    }
+    if (n == 1) {
+        gd_trace_adopt(t, gd_str_from(given));
+    }
+}
+
+void gd_reply_identify(struct gd_http_request *req, struct gd_http_response *resp)
+{
+    start_trace(req, &resp->trace);
     const char *given = gd_http_header_get(req, "x-request-id");
     if (given != NULL && is_sane_id(given)) {
         memcpy(req->id, given, strlen(given) + 1);
@@ -205,6 +224,8 @@ void gd_reply_request_id(struct gd_http_request *req)
         p += snprintf(p, 3, "%02x", bytes[i]);
     }
 }
+
+#define LOG_FIELDS_MAX 32 /* of one request; there are 30 */
 
 static size_t log_judgement(struct gd_log_field *f, const struct gd_judgement *j)
 {
@@ -222,6 +243,40 @@ static size_t log_judgement(struct gd_log_field *f, const struct gd_judgement *j
     return n;
 }
 
+/* Who asked, in whose trace. The tenant and the id of its key (never the key) belong here too. */
+static size_t log_caller(struct gd_log_field *f, const struct gd_http_request *req,
+                         const struct gd_http_response *resp)
+{
+    const struct gd_trace *t = &resp->trace;
+    size_t n = 0;
+    f[n++] = GD_LOG_Z("trace_id", t->trace_id);
+    f[n++] = GD_LOG_Z("span_id", t->span_id);
+    f[n++] = GD_LOG_Z("trace_flags", (t->flags & GD_TRACE_SAMPLED) != 0 ? "01" : "00");
+    if (t->parent_id[0] != '\0') {
+        f[n++] = GD_LOG_Z("parent_span_id", t->parent_id);
+    }
+    f[n++] = GD_LOG_Z("request_id", req->id);
+    f[n++] = GD_LOG_Z("client.address", req->remote);
+    if (resp->lease.id[0] != '\0') {
+        f[n++] = GD_LOG_Z("key_id", resp->lease.id);
+        f[n++] = GD_LOG_Z("tenant", resp->lease.tenant);
+    }
+    return n;
+}
+
+/* The method, or OpenTelemetry's word for one that it does not know: a client may write anything. */
+static const char *method_of(const struct gd_http_request *req)
+{
+    static const char *const known[] = {"GET",     "HEAD",    "POST",  "PUT",  "DELETE",
+                                        "CONNECT", "OPTIONS", "TRACE", "PATCH"};
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (req->method != NULL && strcmp(req->method, known[i]) == 0) {
+            return known[i];
+        }
+    }
+    return "_OTHER";
+}
+
 /* Milliseconds for the log: to the microsecond. */
 static double rounded(double ms)
 {
@@ -231,27 +286,22 @@ static double rounded(double ms)
 void gd_reply_log(const struct gd_http_request *req, const struct gd_http_response *resp,
                   double total_ms)
 {
-    struct gd_log_field f[32];
-    size_t n = 0;
+    struct gd_log_field f[LOG_FIELDS_MAX];
+    size_t n = log_caller(f, req, resp);
     const char *path = req->path != NULL ? req->path : "";
-    f[n++] = GD_LOG_Z("request_id", req->id);
-    f[n++] = GD_LOG_Z("remote", req->remote);
-    if (resp->lease.id[0] != '\0') {
-        f[n++] = GD_LOG_Z("key_id", resp->lease.id);
-        f[n++] = GD_LOG_Z("tenant", resp->lease.tenant);
-    }
-    f[n++] = GD_LOG_Z("method", req->method);
-    f[n++] = GD_LOG_STR("path", ((struct gd_str){path, strnlen(path, 128)}));
-    f[n++] = GD_LOG_I64("status", resp->status);
-    f[n++] = GD_LOG_I64("bytes_in", (int64_t)req->body.len);
-    f[n++] = GD_LOG_I64("bytes_out", (int64_t)(resp->streamed ? resp->n_sent : resp->body.len));
+    f[n++] = GD_LOG_Z("http.request.method", method_of(req));
+    f[n++] = GD_LOG_STR("url.path", ((struct gd_str){path, strnlen(path, GD_LOG_PATH_BYTES_MAX)}));
+    f[n++] = GD_LOG_I64("http.response.status_code", resp->status);
+    f[n++] = GD_LOG_I64("http.request.body.size", (int64_t)req->body.len);
+    f[n++] = GD_LOG_I64("http.response.body.size",
+                        (int64_t)(resp->streamed ? resp->n_sent : resp->body.len));
     f[n++] = GD_LOG_F64("total_ms", rounded(total_ms));
     if (resp->queue_ms >= 0.0) {
         f[n++] = GD_LOG_F64("queue_ms", rounded(resp->queue_ms));
         f[n++] = GD_LOG_F64("infer_ms", rounded(resp->inference_ms));
     }
     if (resp->error_code != NULL) {
-        f[n++] = GD_LOG_Z("error", resp->error_code);
+        f[n++] = GD_LOG_Z("error.type", resp->error_code);
     }
     if (resp->n_items > 0) {
         f[n++] = GD_LOG_I64("items", resp->n_items);
@@ -260,5 +310,6 @@ void gd_reply_log(const struct gd_http_request *req, const struct gd_http_respon
     if (resp->has_judgement) {
         n += log_judgement(f + n, &resp->judgement);
     }
+    GD_ASSERT(n <= LOG_FIELDS_MAX);
     gd_log_write(resp->status >= 500 ? GD_LOG_WARN : GD_LOG_INFO, "request", f, n);
 }

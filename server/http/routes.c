@@ -25,7 +25,12 @@ static void handle_guard(struct gd_service *s, const struct gd_http_request *req
     if (root == NULL) {
         goto done;
     }
-    int rc = gd_guard_judge(g, &arena, root, &resp->caller, &resp->judgement, &err);
+    struct gd_pending p;
+    int rc = gd_guard_begin(g, &arena, root, &resp->caller, &p, &err);
+    gd_service_queued(s, resp, rc == 0 ? p.judgement.tokens : 0);
+    if (rc == 0) {
+        rc = gd_guard_finish(g, &p, &resp->caller, &resp->judgement, &err);
+    }
     if (rc != 0) {
         err.code = rc;
         gd_reply_err(resp, &err);
@@ -81,20 +86,43 @@ size_t gd_route_count(void)
     return N_ROUTES;
 }
 
-/* So many bytes of a body make a token of its prompt, more or less. */
-#define BYTES_PER_TOKEN 4
+/* Tokens that a KiB of a body makes, until it is learned what they are. */
+#define TOKENS_PER_KIB 256
+#define LEARN_SHIFT 4 /* a new body counts for a sixteenth */
+
+static uint64_t tokens_of(const struct gd_service *s, size_t body_bytes)
+{
+    const uint32_t learned = atomic_load(&s->tokens_per_kib);
+    return (uint64_t)body_bytes * (learned > 0 ? learned : TOKENS_PER_KIB) / 1024;
+}
+
+void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, uint64_t n_tokens)
+{
+    const size_t bytes = resp->unqueued_bytes;
+    atomic_fetch_sub(&s->unqueued_bytes, bytes);
+    resp->unqueued_bytes = 0;
+    if (bytes > 0 && n_tokens > 0) {
+        const uint64_t now = n_tokens * 1024 / bytes;
+        const uint32_t old = atomic_load(&s->tokens_per_kib);
+        const uint64_t next = old > 0 ? old + (now >> LEARN_SHIFT) - (old >> LEARN_SHIFT) : now;
+        atomic_store(&s->tokens_per_kib, next < 16384 ? (uint32_t)next : 16384);
+    }
+}
 
 /* False when what goes before a prompt of about this size takes too long. What others have sent but
  * a prompt of this size would overtake does not count. */
 static bool fits_queue(const struct gd_service *s, struct gd_engine *e, size_t body_bytes)
 {
     const uint32_t context = gd_engine_context_max(e);
-    const size_t tokens = body_bytes / BYTES_PER_TOKEN;
-    const double queue_ms = gd_engine_queue_ms(e);
+    const uint64_t tokens = tokens_of(s, body_bytes);
+    const uint64_t others = tokens_of(s, atomic_load(&s->unqueued_bytes) - body_bytes);
+    const double coming_ms =
+        gd_engine_cost_ms(e, others < UINT32_MAX ? (uint32_t)others : UINT32_MAX);
+    const double queue_ms = gd_engine_queue_ms(e) + coming_ms;
     if (queue_ms <= 0.0 || queue_ms < (double)s->queue_ms_max) {
         return true;
     }
-    return gd_engine_ahead_ms(e, tokens < context ? (uint32_t)tokens : context) <
+    return gd_engine_ahead_ms(e, tokens < context ? (uint32_t)tokens : context) + coming_ms <
            (double)s->queue_ms_max;
 }
 
@@ -135,6 +163,8 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     /* Counted first, then checked: a drain that begins in between sees the work or refuses it. */
     atomic_fetch_add(&s->in_flight, 1);
     const size_t held = atomic_fetch_add(&s->body_bytes, body_bytes);
+    atomic_fetch_add(&s->unqueued_bytes, body_bytes);
+    resp->unqueued_bytes = body_bytes;
     struct gd_guard *g = atomic_load(&s->guard);
     enum gd_reject why = GD_REJECT_LOADING;
     const char *code = gd_status_wire(GD_EBUSY), *message = gd_service_lost(s);
@@ -157,6 +187,7 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     } else {
         return true;
     }
+    gd_service_queued(s, resp, 0);
     gd_reply_fail(resp, 503, code, NULL, message);
     gd_stats_reject(why);
     gd_service_leave(s, body_bytes);

@@ -6,13 +6,14 @@
 #include "guardian/service.h"
 #include "guardian/socket.h"
 
+#include <malloc.h>
 #include <pthread.h>
 
 #define MAX_ROUTES 32
 
-static const char *const CODES[] = {"200", "400", "401", "403", "404",  "405", "408",
-                                    "411", "413", "415", "417", "422",  "429", "431",
-                                    "499", "500", "503", "504", "other"};
+static const char *const CODES[] = {"200", "400", "401", "403", "404", "405", "408",
+                                    "411", "413", "414", "415", "417", "422", "429",
+                                    "431", "499", "500", "503", "504", "505", "other"};
 static const char *const ACTIONS[] = {"error", "block", "review", "allow"};
 static const char *const REASONS[GD_REJECT_COUNT] = {
     "queue_full", "queue_time", "deadline",    "too_large",   "memory",
@@ -32,7 +33,7 @@ static const char *const device_values[4] = {device_text[0], device_text[1], dev
 static int requests = -1, request_duration = -1, verdicts = -1, item_errors = -1;
 static int prompt_tokens = -1, truncated = -1, canceled = -1, rejected = -1, reloads = -1;
 static int queue_duration = -1, tokenize_duration = -1, inference_duration = -1;
-static int in_flight = -1, connections = -1, ready = -1, resident = -1, uptime = -1;
+static int in_flight = -1, connections = -1, ready = -1, resident = -1, heap = -1, uptime = -1;
 static int waiting = -1, running = -1, steps = -1, sequences = -1, tokens = -1, failures = -1;
 static int given_up = -1, queue_seconds = -1, batch_size = -1, batch_tokens = -1;
 static int query_tokens = -1, hit_tokens = -1, kv_usage = -1, kv_blocks = -1, evictions = -1;
@@ -67,6 +68,7 @@ static const struct plain_family PLAIN[] = {
     {&connections, GD_METRIC_GAUGE, "guardian_connections", "Open connections."},
     {&ready, GD_METRIC_GAUGE, "guardian_ready", "1 when verdicts can be had."},
     {&resident, GD_METRIC_GAUGE, "guardian_resident_bytes", "Resident memory of the process."},
+    {&heap, GD_METRIC_GAUGE, "guardian_heap_bytes", "Memory that is allocated and not freed."},
     {&uptime, GD_METRIC_GAUGE, "guardian_uptime_seconds", "Seconds since the start."},
     {&waiting, GD_METRIC_GAUGE, "guardian_requests_waiting", "Prompts waiting for the engine."},
     {&running, GD_METRIC_GAUGE, "guardian_requests_running",
@@ -389,6 +391,7 @@ void gd_stats_write(struct gd_service *s, struct gd_buf *out)
 {
     struct gd_guard *g = atomic_load(&s->guard);
     bool draining = atomic_load(&s->draining), lost = gd_service_lost(s) != NULL;
+    const struct mallinfo2 allocated = mallinfo2();
     if (g != NULL) {
         copy_engine(gd_guard_engine(g));
     }
@@ -397,6 +400,7 @@ void gd_stats_write(struct gd_service *s, struct gd_buf *out)
     gd_metric_set(ready, NULL, g != NULL && !draining && !lost ? 1.0 : 0.0);
     gd_metric_set(device_lost, NULL, lost ? 1.0 : 0.0);
     gd_metric_set(resident, NULL, (double)gd_engine_resident_bytes());
+    gd_metric_set(heap, NULL, (double)(allocated.uordblks + allocated.hblkhd));
     gd_metric_set(uptime, NULL, (double)(gd_now_ns() - s->start_ns) / 1e9);
     gd_metrics_write(out);
 }

@@ -5,6 +5,7 @@ weights/guardian-mini when it is complete, else a tiny model of tests/golden wit
 """
 import http.client
 import json
+import math
 import os
 import pathlib
 import re
@@ -181,35 +182,66 @@ def responses(raw):
     return out
 
 
-def parse_metrics(text):
-    """Strict enough: HELP and TYPE before samples, names and labels as in the exposition format, buckets cumulative."""
-    out, types, last = {}, {}, None
-    sample = re.compile(r'^([a-zA-Z_][a-zA-Z0-9_]*)(\{(?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+\})? (\S+)$')
-    assert text.endswith("\n")
-    for line in text.splitlines():
-        if line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
-            assert name not in types
-            types[name] = kind
-            continue
-        if line.startswith("#"):
-            assert line.startswith("# HELP ")
-            continue
-        m = sample.match(line)
-        assert m, line
-        base = re.sub("_(bucket|sum|count)$", "", m[1])
-        assert m[1] in types or types.get(base) == "histogram", line
+LABELS = r'\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"(?:,(?!\})|(?=\})))+)\}'
+LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"')
+SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:%s)? (\+Inf|-Inf|NaN|-?[0-9][0-9.e+-]*)" % LABELS)
+PARTS = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+
+
+def parse_histogram(samples):
+    """samples: [(suffix, labels, value)] of one family. Each series is its buckets in order, then sum, then count."""
+    while samples:
+        rest = tuple(x for x in samples[0][1] if x[0] != "le")
+        bounds, counts = [], []
+        while samples and samples[0][0] == "_bucket":
+            _, labels, value = samples.pop(0)
+            assert tuple(x for x in labels if x[0] != "le") == rest
+            bounds.append(float(dict(labels)["le"]))
+            counts.append(value)
+        assert len(bounds) > 1 and bounds == sorted(set(bounds)) and bounds[-1] == float("inf")
+        assert counts == sorted(counts) and all(x >= 0 and x == int(x) for x in counts)
+        total, number = samples.pop(0), samples.pop(0)
+        assert total[:2] == ("_sum", rest) and math.isfinite(total[2])
+        assert number == ("_count", rest, counts[-1])
+
+
+def parse_family(lines):
+    """HELP, TYPE and all samples of one family, which are taken off the list; {series: value}."""
+    head = re.fullmatch(r"# HELP ([a-z][a-z0-9_]*) ((?:[^\\\n]|\\[\\n])+)", lines.pop(0))
+    kind = re.fullmatch(r"# TYPE %s (counter|gauge|histogram)" % head[1], lines.pop(0))[1]
+    assert head[1].startswith("guardian_") and head[1].endswith("_total") == (kind == "counter"), head[0]
+    assert not re.search("_(bucket|sum|count|ms|milliseconds|kib|mib|percent|info_.*)$", head[1]), head[0]
+    out, samples = {}, []
+    while lines and not lines[0].startswith("#"):
+        m = SAMPLE.fullmatch(lines.pop(0))
+        assert m and m[1].startswith(head[1]) and m[1][len(head[1]):] in PARTS[kind], (m, head[1])
+        labels = tuple(LABEL.findall(m[2] or ""))
+        names = [k for k, _ in labels]
+        assert len(set(names)) == len(names) and not any(k.startswith("__") for k in names)
+        assert ("le" in names) == m[1].endswith("_bucket")
         value = float(m[3])
-        if m[1].endswith("_bucket"):
-            assert last is None or not last[0] == m[1] or value >= last[1] or 'le="0.001"' in line
-            last = (m[1], value)
-        assert m[1] + (m[2] or "") not in out, line
-        out[m[1] + (m[2] or "")] = value
-        if types.get(m[1]) == "counter":
-            assert m[1].endswith("_total")
-    for name, kind in types.items():
-        if kind == "histogram":
-            assert out[name + '_bucket{le="+Inf"}'] == out[name + "_count"]
+        assert kind == "gauge" or (math.isfinite(value) and value >= 0)
+        assert kind != "counter" or value == int(value)
+        series = m[1] + ("{%s}" % m[2] if m[2] else "")
+        assert series not in out, series
+        out[series] = value
+        samples.append((m[1][len(head[1]):], labels, value))
+    assert len({tuple(k for k, _ in x[1] if k != "le") for x in samples}) <= 1  # one set of label names
+    if kind == "histogram":
+        parse_histogram(samples)
+    return head[1], out
+
+
+def parse_metrics(text):
+    """The exposition format 0.0.4 as strictly as we write it: a family is HELP, TYPE and its samples, in one piece;
+    no timestamps, no comments, counters are whole numbers and end in _total, no series twice."""
+    assert text.endswith("\n") and "\n\n" not in text and "\r" not in text
+    lines, out, seen = text[:-1].split("\n"), {}, set()
+    while lines:
+        name, samples = parse_family(lines)
+        assert name not in seen, name
+        seen.add(name)
+        out.update(samples)
     return out
 
 

@@ -234,4 +234,5 @@ def test_log_line_of_a_batch(start):
     s.batch(BAD, headers={"x-request-id": "b-2"})
     for name in ("b-1", "b-2"):
         line = s.wait_log("request", request_id=name)
-        assert line["status"] == 200 and line["items"] == 5 and line["item_errors"] == 3 and line["bytes_out"] > 1000
+        assert line["http.response.status_code"] == 200 and line["items"] == 5 and line["item_errors"] == 3
+        assert line["http.response.body.size"] > 1000

@@ -124,7 +124,7 @@ def ask_or_gone(s, request):
 
 def ended(s, code, timeout=60):
     assert s.process.wait(timeout) == code
-    return [x for x in s.lines() if x["level"] == "error"]
+    return [x for x in s.lines() if x["severity_text"] == "ERROR"]
 
 
 @needs_simt
@@ -155,15 +155,15 @@ def test_verdicts_of_both_devices(simt, dtype, near, mini):
 
 
 @needs_simt
-@pytest.mark.parametrize("env,level", [({"DEVICES": 0}, "info"), ({"DRIVER": 11000}, "warn"), ({"CAPABILITY": "7.5"}, "warn"),
-                                       ({"MEMORY_MIB": 8}, "warn")])
+@pytest.mark.parametrize("env,level", [({"DEVICES": 0}, "INFO"), ({"DRIVER": 11000}, "WARN"), ({"CAPABILITY": "7.5"}, "WARN"),
+                                       ({"MEMORY_MIB": 8}, "WARN")])
 def test_auto_falls_back_and_says_so(simt, env, level):
     s = simt("--device", "auto", **env)
     about = s.get("/info").json["backend"]
     assert about["device"] == "cpu" and len(about["device_fallback"]) > 10
     assert s.metrics()["guardian_device_fallback"] == 1
     noted = [x for x in s.lines() if x["msg"] == "device fallback"]
-    assert [(x["level"], x["error"]) for x in noted] == [(level, about["device_fallback"])]
+    assert [(x["severity_text"], x["error"]) for x in noted] == [(level, about["device_fallback"])]
     assert s.guard(patient(pending_request())).status == 200
     assert s.stop() == 0
 

@@ -72,7 +72,7 @@ def test_one_log_line_a_request_without_content(start):
     s.guard({"messages": [user(secret), call("f", {"k": secret})]}, headers={"x-request-id": "r-1"})
     s.get("/version", headers={"x-request-id": "r-2"})
     line = s.wait_log("request", request_id="r-1")
-    assert line["status"] == 200 and line["path"] == "/v1/guard" and line["action"] in ("allow", "review", "block")
+    assert line["http.response.status_code"] == 200 and line["url.path"] == "/v1/guard" and line["action"] in ("allow", "review", "block")
     assert line["prompt_tokens"] > 0 and line["total_ms"] >= line["infer_ms"] and line["cache_hit"] is False
     s.wait_log("request", request_id="r-2")
     assert s.stop() == 0

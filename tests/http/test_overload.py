@@ -3,10 +3,11 @@ import json
 import pathlib
 import socket
 import struct
+import threading
 import time
 
 import pytest
-from conftest import eventually, patient, pending_request, run_threads, unique
+from conftest import eventually, patient, pending_request, responses, run_threads, unique
 from test_batch import post
 
 
@@ -99,8 +100,9 @@ def test_clients_that_leave(start, kind, reset):
     assert m["guardian_requests_canceled_total"] == 1
     assert m['guardian_requests_total{route="%s",code="499"}' % path] == 1
     assert m["guardian_engine_canceled_total"] >= 1 and m["guardian_engine_sequences_total"] < 20
-    line = s.wait_log("request", status=499)
-    assert line["error"] == "canceled" and line["path"] == path and (line["bytes_out"] > 0 or kind != "lines")
+    line = s.wait_log("request", **{"http.response.status_code": 499})
+    assert line["error.type"] == "canceled" and line["url.path"] == path
+    assert line["http.response.body.size"] > 0 or kind != "lines"
     eventually(lambda: not is_busy(s))
     assert s.metrics()["guardian_queue_seconds"] == 0
     assert s.guard(pending_request(unique())).status == 200
@@ -221,3 +223,86 @@ def test_http_threads_stand_back(server):
             for p in pathlib.Path("/proc/%d/task" % server.process.pid).iterdir()]
     base = min(nice)
     assert sum(n == min(base + 5, 19) for n in nice) >= 200 and sum(n == base for n in nice) >= 2
+
+
+def check_shed(r):
+    """What an overloaded server may answer: a verdict, or 503 that says when to come again. True for a verdict."""
+    if r.status == 200:
+        assert r.json["action"] in ("allow", "review", "block") and "retry-after" not in r.headers
+        return True
+    assert r.status == 503 and r.error["code"] == "overloaded" and "action" not in r.json, r.body
+    assert 1 <= int(r.headers["retry-after"]) <= 60
+    return False
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_bursts_are_shed_and_forgotten(start, kept):
+    """Many at one time, again and again, each asked once: every one is answered, some with a verdict in every burst, as
+    it is counted; and when they are gone the server takes everything."""
+    s = start("--threads", "1", "--max-queue-ms", "200")
+    n, rounds = 48, 4
+    together = threading.Barrier(n)
+    verdicts = [[0] * n for _ in range(rounds)]
+    one = pending_request(unique(), 30)
+    alone = s.guard(one).json["scores"]
+
+    def work(i):
+        c = s.connect() if kept else None
+        for k in range(rounds):
+            together.wait(300)
+            r = s.guard(patient(unique(), 200), connection=c)
+            verdicts[k][i] = check_shed(r)
+            if kept and r.headers["connection"] == "close":
+                c = s.connect()
+            elif not kept:
+                assert check_shed(s.guard(patient(unique(), 0))) in (True, False)
+
+    run_threads(n, work)
+    got = [sum(v) for v in verdicts]
+    assert all(0 < x for x in got) and sum(got) < n * rounds, got
+    eventually(lambda: s.metrics()["guardian_requests_in_flight"] == 0)
+    eventually(lambda: s.metrics()["guardian_queue_seconds"] == 0)
+    for _ in range(10):  # one after another: nothing is left that would have them refused
+        assert check_shed(s.guard(patient(unique(), 5)))
+    assert s.guard(one).json["scores"] == alone
+    m = s.metrics()
+    asked = n * rounds * (1 if kept else 2) + 12
+    answered = {k: m.get('guardian_requests_total{route="/v1/guard",code="%d"}' % k, 0) for k in (200, 503)}
+    assert sum(answered.values()) == asked
+    assert answered[200] == sum(v for k, v in m.items() if k.startswith("guardian_verdicts_total"))
+    assert sum(rejected(m).values()) == answered[503] > 0
+    assert s.stop() == 0
+
+
+def test_more_connections_than_threads(start):
+    """Idle ones, and more requests at one time than the server has threads: all are answered in the end."""
+    s = start("--threads", "1", "--max-queue-ms", "200")
+    idle = [socket.create_connection(("127.0.0.1", s.port), timeout=300) for _ in range(60)]
+    lock, seen = threading.Lock(), []
+
+    def work(i):
+        c = connect(s, post_guard(patient(unique(), 20)))
+        c.settimeout(300)
+        raw = b""
+        while True:
+            d = c.recv(65536)
+            raw += d
+            if not d or (b"\r\n\r\n" in raw and responses_done(raw)):
+                break
+        c.close()
+        with lock:
+            seen.append(check_shed(responses(raw)[0]))
+
+    run_threads(300, work)
+    assert len(seen) == 300 and any(seen)
+    for c in idle:
+        c.close()
+    eventually(lambda: s.metrics()["guardian_requests_in_flight"] == 0)
+    assert check_shed(s.guard(patient(unique(), 5)))
+    assert s.stop() == 0
+
+
+def responses_done(raw):
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    length = [x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:")]
+    return length and len(rest) >= int(length[0].split(b":")[1])
