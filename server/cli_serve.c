@@ -3,10 +3,12 @@
  * The main thread waits for signals; they are blocked in all others. The model loads on a thread of
  * its own, so that health checks are answered and SIGTERM works meanwhile. A lost device ends the
  * process as a signal does, but within two seconds and with exit code 1, so that whoever watches it
- * starts a new one: only a new process can use the device again. */
+ * starts a new one: only a new process can use the device again. So does a worker that hangs. A service
+ * manager that wants to be told (notify.h) is told. */
 #include "guardian/cli.h"
 #include "guardian/http.h"
 #include "guardian/log.h"
+#include "guardian/notify.h"
 #include "guardian/socket.h"
 
 #include <openssl/crypto.h>
@@ -23,6 +25,8 @@
 struct loader {
     const struct gd_cli *cli;
     struct gd_guard *guard;
+    struct gd_golden golden;
+    struct gd_pulse pulse; /* of the engine, from its first step on */
     struct gd_err err;
     int exit_code;
     atomic_bool done;
@@ -31,8 +35,11 @@ struct loader {
 static void *load_main(void *ctx)
 {
     struct loader *l = ctx;
-    const struct gd_cli_hooks hooks = {GD_DEADLINE_MS_DEFAULT, gd_stats_step};
+    const struct gd_cli_hooks hooks = {GD_DEADLINE_MS_DEFAULT, gd_stats_step, &l->pulse};
     l->exit_code = gd_cli_open_guard(l->cli, &hooks, &l->guard, &l->err);
+    if (l->exit_code == 0 && gd_golden_check(l->cli->model, l->guard, &l->golden, &l->err) != 0) {
+        l->exit_code = GD_EXIT_MODEL;
+    }
     atomic_store(&l->done, true);
     return NULL;
 }
@@ -91,11 +98,34 @@ static void log_ready(struct gd_guard *g)
     gd_policies_close(policies);
 }
 
+static void log_golden(const struct gd_golden *r)
+{
+    if (!r->there) {
+        gd_log_msg(GD_LOG_INFO, "model unchecked: it has no golden.json");
+        return;
+    }
+    gd_log(GD_LOG_INFO, "model checked", GD_LOG_I64("files", r->n_files),
+           GD_LOG_I64("requests", r->n_requests), GD_LOG_F64("difference_max", r->difference_max),
+           GD_LOG_F64("ms", r->ms), GD_LOG_Z("skipped", r->skipped));
+}
+
+/* Signs of life for the service manager, half as far apart as it wants them. */
+static void tell_alive(void)
+{
+    static int64_t next_ns;
+    const int64_t every_ns = gd_notify_watchdog_ns() / 2, now_ns = gd_now_ns();
+    if (every_ns > 0 && now_ns >= next_ns) {
+        next_ns = now_ns + every_ns;
+        (void)gd_notify_alive(NULL);
+    }
+}
+
 /* Reads again what an operator may have changed, each by itself: what cannot be used changes
  * nothing. */
 static void reload(struct gd_guard *g, struct gd_keyring *keys)
 {
     struct gd_err err = {0};
+    (void)gd_notify_reloading(NULL);
     const bool policies = gd_guard_reload(g, &err) == 0;
     if (policies) {
         gd_log_msg(GD_LOG_INFO, "policies reloaded");
@@ -109,6 +139,7 @@ static void reload(struct gd_guard *g, struct gd_keyring *keys)
         gd_log(GD_LOG_ERROR, "keys not reloaded", GD_LOG_Z("error", err.msg));
     }
     gd_stats_reload(policies && known);
+    (void)gd_notify_ready(NULL);
 }
 
 /* The key of the environment is hashed and wiped, there too. */
@@ -129,6 +160,7 @@ static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
 {
     int64_t until = gd_now_ns() + (int64_t)timeout_s * 1000000000;
     gd_http_drain(h);
+    (void)gd_notify_stopping(NULL);
     gd_log(GD_LOG_INFO, "draining", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
     bool hup = false; /* too late for it */
     for (int quiet = 0; quiet < QUIET_POLLS;) {
@@ -145,11 +177,15 @@ static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
     return true;
 }
 
-/* Why the device of a loaded engine is lost, or NULL. */
+/* Why the device of a loaded engine is lost, or its worker hangs; else NULL. */
 static const char *lost(struct loader *l)
 {
-    bool loaded = atomic_load(&l->done) && l->guard != NULL;
-    return loaded ? gd_engine_lost(gd_guard_engine(l->guard)) : NULL;
+    if (!atomic_load(&l->done) || l->guard == NULL) {
+        return NULL;
+    }
+    struct gd_engine *e = gd_guard_engine(l->guard);
+    (void)gd_engine_hung(e, gd_now_ns());
+    return gd_engine_lost(e);
 }
 
 static void log_lost(struct loader *l)
@@ -162,18 +198,27 @@ static int run(struct gd_http *h, struct loader *l, struct gd_keyring *keys, con
 {
     bool hup = false;
     while (!atomic_load(&l->done)) {
+        struct gd_err why = {0};
         if (told_to_stop(set, POLL_NS, &hup)) {
             return 0;
         }
+        if (gd_pulse_hung(&l->pulse, gd_now_ns(), &why)) {
+            gd_log(GD_LOG_ERROR, "model not loaded", GD_LOG_Z("error", why.msg));
+            _Exit(GD_EXIT_RUNTIME); /* the loading thread waits for the worker */
+        }
+        tell_alive();
     }
     if (l->exit_code != 0) {
         gd_log(GD_LOG_ERROR, "model not loaded", GD_LOG_Z("error", l->err.msg));
         return l->exit_code;
     }
-    gd_http_set_guard(h, l->guard);
+    log_golden(&l->golden);
+    gd_http_set_guard(h, l->guard, &l->golden);
     log_device(gd_guard_engine(l->guard));
     log_ready(l->guard);
+    (void)gd_notify_ready(NULL);
     while (lost(l) == NULL) {
+        tell_alive();
         if (hup) {
             hup = false;
             reload(l->guard, keys);

@@ -45,6 +45,7 @@ void gd_cli_print_help(const struct gd_cli_command *cmd);
 struct gd_cli_hooks {
     int64_t deadline_ms; /* of requests without one; 0: none */
     void (*on_step)(void *ctx, const struct gd_step_info *info);
+    struct gd_pulse *pulse; /* of the engine; may be NULL */
 };
 
 /* Loads model and policy with progress, and the memory plan, on standard error. 0, or an exit code

@@ -12,13 +12,15 @@
  * by the work that is ahead of it, is refused at once.
  *
  * A device that is lost (backend.h) fails all that waits and all that comes later with GD_EBACKEND,
- * kept scores too; the process is then to end. A step that fails without that fails alone. */
+ * kept scores too; the process is then to end. A step that fails without that fails alone. A worker
+ * that hangs is found by whoever watches (gd_engine_hung), and is as good as a lost device. */
 #ifndef GUARDIAN_ENGINE_H
 #define GUARDIAN_ENGINE_H
 
 #include "guardian/kvcache.h"
 #include "guardian/limits.h"
 #include "guardian/model.h"
+#include "guardian/pulse.h"
 #include "guardian/tokenizer.h"
 
 struct gd_engine;
@@ -41,6 +43,8 @@ struct gd_engine_options {
     /* Called by the worker after each step; must not wait. May be NULL. */
     void (*on_step)(void *ctx, const struct gd_step_info *info);
     void *ctx;
+    /* Beats from the first step on, while the engine opens too; must outlive it. NULL: its own. */
+    struct gd_pulse *pulse;
 };
 
 /* Device "auto": when CUDA device 0 cannot be opened, or cannot take this model (no memory, a shape
@@ -54,8 +58,18 @@ void gd_engine_close(
 /* Why "auto" took the CPU: code and sentence of what failed, GD_ENOTFOUND where there simply is no
  * CUDA device. NULL when nothing did, or the CPU was asked for. */
 const struct gd_err *gd_engine_device_note(const struct gd_engine *e);
-/* Why the device is lost, or NULL. Any thread, lock-free; the text lives as long as the engine. */
+/* Why the device is lost, or that the worker hangs; else NULL. Any thread, lock-free; the text lives
+ * as long as the engine. */
 const char *gd_engine_lost(const struct gd_engine *e);
+
+/* How long the worker has been at its step, in ms; 0 when it waits for work. What the step was expected
+ * to take goes to *expected_ms (may be NULL). Any thread, lock-free. */
+double gd_engine_stalled_ms(const struct gd_engine *e, double *expected_ms);
+/* True from when the worker hangs, by gd_pulse_hung. Then gd_engine_lost says so, all that waits and all
+ * that comes later fails with GD_EBACKEND, and gd_engine_close waits until the worker comes back, if it
+ * ever does: the process is to end without it. To be called at least once a second, with CLOCK_MONOTONIC,
+ * by one thread. */
+bool gd_engine_hung(struct gd_engine *e, int64_t now_ns);
 
 /* The memory plan, of the device's memory; fixed at start. */
 struct gd_engine_memory {

@@ -23,9 +23,9 @@ struct gd_http;
 /* GD_EUSAGE for a host or port that cannot be, GD_EIO when the port is taken, GD_ENOMEM. */
 int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct gd_err *err);
 uint16_t gd_http_port(const struct gd_http *h);
-/* The model is loaded: from now on /readyz is 200, while its device is not lost. The guard must
- * outlive gd_http_close. Any thread. */
-void gd_http_set_guard(struct gd_http *h, struct gd_guard *g);
+/* The model is loaded and checked (golden may be NULL: it was not): from now on /readyz is 200, while
+ * its device is not lost. The guard must outlive gd_http_close. Any thread. */
+void gd_http_set_guard(struct gd_http *h, struct gd_guard *g, const struct gd_golden *golden);
 /* From now on /readyz is 503 and new work is refused; what was admitted goes on. */
 void gd_http_drain(struct gd_http *h);
 uint32_t gd_http_in_flight(const struct gd_http *h); /* admitted and not yet answered */

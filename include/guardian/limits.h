@@ -63,6 +63,14 @@
 #define GD_POLICY_TEMPLATE_BYTES_MAX (256 * GD_KIB)
 #define GD_POLICY_POINTS_MAX 8 /* operating points of one policy */
 
+/* golden.json */
+#define GD_GOLDEN_BYTES_MAX (256 * GD_KIB)
+#define GD_GOLDEN_NODES_MAX 40000u
+#define GD_GOLDEN_FILES_MAX (GD_MODEL_SHARDS_MAX + 16)
+#define GD_GOLDEN_REQUESTS_MAX 64
+#define GD_GOLDEN_NAME_BYTES_MAX 128 /* of a request or a file */
+#define GD_GOLDEN_TOLERANCE_MAX 0.1  /* of a score: more would find nothing */
+
 /* NOTE lines of a prompt (prompt.h): what one note looks at */
 #define GD_NOTE_HISTORY_BYTES 16384 /* last words of the user and system, and of results */
 #define GD_NOTE_TEXT_BYTES_MAX (8 * GD_REQUEST_BYTES_MAX)
@@ -93,6 +101,12 @@
 #define GD_KV_MIB_MAX 1048576              /* of the KV cache, as a flag may ask for */
 #define GD_VERDICT_CACHE_DEFAULT 4096      /* scores kept */
 #define GD_VERDICT_CACHE_MAX 1048576
+/* A step hangs that takes this long and this many times what it was expected to take (pulse.h) */
+#define GD_HANG_MS 30000
+#define GD_HANG_FACTOR 20
+#define GD_HANG_TICK_MS 1000   /* counted from one look to the next at most */
+#define GD_HANG_LOCK_MS 500    /* to tell those who wait; the process ends anyway */
+#define GD_STEP_FIRST_MS 30000 /* expected of a step before any was measured */
 
 /* HTTP */
 #define GD_HTTP_CONNECTIONS_MAX 2304 /* open at one time; above 7/8 of it none is kept alive */
@@ -126,6 +140,7 @@
 #define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */
 #define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)
 #define GD_LOG_PATH_BYTES_MAX 128 /* of a request's path */
+#define GD_NOTIFY_MS 1000 /* that the service manager may take to be told */
 #define GD_METRIC_FAMILIES_MAX 64
 #define GD_METRIC_CELLS_MAX 16384 /* 64-bit cells of all series together */
 #define GD_METRIC_BUCKETS_MAX 32

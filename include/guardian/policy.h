@@ -68,6 +68,8 @@ struct gd_policy_point {
 struct gd_policy {
     struct gd_str name;
     int64_t version;
+    struct gd_str path; /* of its file, zero-terminated; ptr NULL: built in, or from memory */
+    char sha256[65];    /* of the JSON text, lower-case hex */
     enum gd_chat chat;
     struct gd_str system, bos, answer_prefix; /* as in the file */
     /* The text around the body, with what the chat format adds to its run. What can be encoded apart

@@ -8,7 +8,7 @@
 #define GUARDIAN_SERVICE_H
 
 #include "guardian/gate.h"
-#include "guardian/guard.h"
+#include "guardian/golden.h"
 #include "guardian/keys.h"
 #include "guardian/trace.h"
 
@@ -18,6 +18,7 @@ struct gd_service {
     const char *version;
     const char *model_name;           /* served name: last part of the model directory */
     _Atomic(struct gd_guard *) guard; /* not owned; NULL while the model loads */
+    struct gd_golden golden;          /* what was checked of it; set before guard is */
     atomic_bool draining;
     _Atomic uint32_t in_flight;      /* admitted work not yet answered */
     _Atomic size_t body_bytes;       /* held by bodies of admitted work */

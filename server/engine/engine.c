@@ -304,14 +304,22 @@ static int abandon(struct gd_engine *e, struct gd_ticket *t, int rc)
     return rc;
 }
 
+static bool hangs(const struct gd_engine *e)
+{
+    return gd_engine_lost(e) == e->hung.msg;
+}
+
 /* The lock is held. */
 static int await(struct gd_engine *e, struct gd_ticket *t, bool (*gone)(void *ctx), void *ctx,
                  struct gd_score *out)
 {
     while (t->state != TICKET_DONE) {
+        if (hangs(e)) { /* nobody else will end it */
+            return abandon(e, t, GD_EBACKEND);
+        }
         sleep_on(e, t, gone != NULL);
-        if (t->state == TICKET_DONE) {
-            break;
+        if (t->state == TICKET_DONE || hangs(e)) {
+            continue;
         }
         if (t->work.deadline_ns != 0 && t->work.deadline_ns <= gd_now_ns()) {
             return abandon(e, t, GD_EDEADLINE);
@@ -422,6 +430,42 @@ void gd_engine_stats(struct gd_engine *e, struct gd_engine_stats *out)
     out->step_tokens = e->step_tokens;
     out->verdict_entries = e->verdict_entries;
     out->verdict_used = e->scores != NULL ? gd_scorecache_used(e->scores) : 0;
+}
+
+/* ---- a worker that hangs ---- */
+
+double gd_engine_stalled_ms(const struct gd_engine *e, double *expected_ms)
+{
+    return gd_pulse_stalled_ms(e->pulse, gd_now_ns(), expected_ms);
+}
+
+/* Those who wait must be told, since the worker does not; but the caller is not to hang here as well,
+ * on a lock that somebody holds who hangs too. */
+static void wake_all(struct gd_engine *e)
+{
+    const struct timespec moment = {.tv_nsec = 1000000};
+    for (int ms = 0; pthread_mutex_trylock(&e->lock) != 0; ms++) {
+        if (ms == GD_HANG_LOCK_MS) {
+            return;
+        }
+        nanosleep(&moment, NULL);
+    }
+    for (uint32_t i = 0; i < ENGINE_TICKETS; i++) {
+        pthread_cond_signal(&e->tickets[i].done);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+bool gd_engine_hung(struct gd_engine *e, int64_t now_ns)
+{
+    const char *none = NULL;
+    if (e->hung.code != GD_OK || !gd_pulse_hung(e->pulse, now_ns, &e->hung)) {
+        return e->hung.code != GD_OK;
+    }
+    if (atomic_compare_exchange_strong(&e->lost, &none, e->hung.msg)) {
+        wake_all(e);
+    }
+    return true;
 }
 
 /* ---- what it is made of ---- */

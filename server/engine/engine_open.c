@@ -180,6 +180,7 @@ static int open_on(struct gd_engine **out, const struct gd_device *d,
     }
     e->on_step = opt->on_step;
     e->ctx = opt->ctx;
+    e->pulse = opt->pulse != NULL ? opt->pulse : &e->own_pulse;
     int rc = gd_device_open(&e->be, d, opt->n_threads, err);
     *fits = rc == GD_OK;
     rc = rc != GD_OK ? rc : open_model(e, opt, err);

@@ -49,7 +49,9 @@ struct gd_engine {
     uint32_t context_max, step_tokens, n_blocks, verdict_entries;
     struct gd_engine_memory memory;
     struct gd_err note;         /* code 0: none; see gd_engine_device_note */
-    _Atomic(const char *) lost; /* see gd_engine_lost; the worker sets it, before it delivers */
+    _Atomic(const char *) lost; /* see gd_engine_lost; the worker sets it, before it delivers, or */
+    struct gd_err hung;         /* points to this one's text: code 0 until the worker hangs */
+    struct gd_pulse *pulse, own_pulse;
     void (*on_step)(void *ctx, const struct gd_step_info *info);
     void *ctx;
 

@@ -49,10 +49,12 @@ int engine_warm_up(struct gd_engine *e, struct gd_err *err)
     /* The first one touches memory, a device may record the second one. */
     for (int i = 0; i < 3 && rc == GD_OK; i++) {
         int64_t begin = gd_now_ns();
+        gd_pulse_begin(e->pulse, begin, (double)GD_STEP_FIRST_MS * 1e6);
         rc = gd_forward_run(e->forward, &b, &scored, 1, NULL, NULL);
         atomic_store(&e->ps_per_token, 0);
         learn_cost(e, (double)(gd_now_ns() - begin), n);
     }
+    gd_pulse_end(e->pulse);
     if (rc == GD_OK) {
         return rc;
     }
@@ -114,6 +116,7 @@ static void score_rows(struct gd_engine *e, const struct gd_step *step, struct o
 static void run_step(struct gd_engine *e, const struct gd_step *step, struct outcome *o)
 {
     o->begin_ns = gd_now_ns();
+    gd_pulse_begin(e->pulse, o->begin_ns, engine_ns_per_token(e) * step->batch.n_tokens);
     int rc = copy_blocks(e, step);
     rc = rc != GD_OK
              ? rc
@@ -206,6 +209,7 @@ static bool take(struct gd_engine *e, struct gd_ticket **taken)
     bool lost = gd_engine_lost(e) != NULL;
     while (e->inbox == NULL && gd_sched_empty(e->sched) && !e->draining && !lost) {
         int64_t until = gd_now_ns() + IDLE_TICK_NS;
+        gd_pulse_idle(e->pulse, gd_now_ns());
         struct timespec tick = {.tv_sec = (time_t)(until / 1000000000),
                                 .tv_nsec = until % 1000000000};
         pthread_cond_timedwait(&e->work, &e->lock, &tick);
@@ -219,6 +223,7 @@ static bool take(struct gd_engine *e, struct gd_ticket **taken)
     e->inbox_end = &e->inbox;
     bool go_on = !e->draining && !lost;
     pthread_mutex_unlock(&e->lock);
+    gd_pulse_begin(e->pulse, gd_now_ns(), 0); /* planning takes next to nothing */
     return go_on;
 }
 
@@ -277,5 +282,6 @@ void *engine_worker_main(void *engine)
     /* Nothing is admitted from here on, so what was just taken is the last. */
     schedule(e, taken);
     end_all(e, gd_sched_drain(e->sched), gd_engine_lost(e) != NULL ? GD_EBACKEND : GD_EDRAINING);
+    gd_pulse_end(e->pulse);
     return NULL;
 }

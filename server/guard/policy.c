@@ -476,6 +476,18 @@ static int read_fields(struct loader *l)
     return rc;
 }
 
+static void digest(struct gd_str text, char hex[65])
+{
+    static const char digits[] = "0123456789abcdef";
+    uint8_t sum[32];
+    gd_sha256(text.ptr, text.len, sum);
+    for (size_t i = 0; i < sizeof sum; i++) {
+        hex[2 * i] = digits[sum[i] >> 4];
+        hex[2 * i + 1] = digits[sum[i] & 15u];
+    }
+    hex[2 * sizeof sum] = '\0';
+}
+
 int gd_policy_parse(struct gd_policy **out, struct gd_str json, const char *base_dir,
                     const struct gd_tokenizer *t, struct gd_err *err)
 {
@@ -486,6 +498,7 @@ int gd_policy_parse(struct gd_policy **out, struct gd_str json, const char *base
     struct loader l = {.p = p, .base_dir = base_dir, .err = err};
     gd_arena_init(&p->arena, POLICY_ARENA_BYTES);
     gd_arena_init(&l.scratch, POLICY_ARENA_BYTES);
+    digest(json, p->sha256);
     struct gd_str before = {"", 0};
     struct gd_str after = {"", 0};
     int rc = gd_json_parse(&l.scratch, json, &policy_limits, &l.root, err);
@@ -528,6 +541,11 @@ int gd_policy_open(struct gd_policy **out, const char *path, const struct gd_tok
     char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
     rc = dir ? gd_policy_parse(out, (struct gd_str){data, len}, dir, t, err)
              : gd_err_set(err, GD_ENOMEM, "not enough memory for the policy");
+    if (rc == GD_OK && gd_str_dup(&(*out)->arena, gd_str_from(path), &(*out)->path) != GD_OK) {
+        gd_policy_close(*out);
+        *out = NULL;
+        rc = gd_err_set(err, GD_ENOMEM, "not enough memory for the policy");
+    }
     if (rc != GD_OK)
         gd_err_prefix(err, "policy %s", path);
     free(dir);

@@ -532,8 +532,11 @@ uint16_t gd_http_port(const struct gd_http *h)
     return h->port;
 }
 
-void gd_http_set_guard(struct gd_http *h, struct gd_guard *g)
+void gd_http_set_guard(struct gd_http *h, struct gd_guard *g, const struct gd_golden *golden)
 {
+    if (golden != NULL) {
+        h->service.golden = *golden;
+    }
     struct gd_engine_stats now;
     gd_stats_model(g);
     gd_engine_stats(gd_guard_engine(g), &now);

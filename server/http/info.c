@@ -360,6 +360,8 @@ void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
         e = gd_guard_engine(g);
         gd_engine_stats(e, &now);
         put_model(&w, s, gd_engine_model(e));
+        gd_jw_key(&w, "golden");
+        gd_golden_write(&s->golden, &w);
         put_backend(&w, e, now.step_tokens);
         put_policies(&w, set);
         put_cache(&w, s, &now);

@@ -113,16 +113,21 @@ static uint64_t serial_of(int fd)
     return fd >= 0 && fd < FD_MAX ? atomic_load(&all.serial[fd]) : 0;
 }
 
+#define REFUSAL(length, code, message)                                                             \
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: "                                           \
+    "application/json\r\nContent-Length: " length                                                  \
+    "\r\nConnection: close\r\nRetry-After: 1\r\n\r\n{\"error\":{\"code\":\"" code                  \
+    "\",\"message\":\"" message "\"}}\n"
+
 /* Nothing of it is waited for: the answer fits into any socket's buffer. */
 static void refuse(int fd)
 {
-    static const char answer[] =
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: "
-        "74\r\n"
-        "Connection: close\r\nRetry-After: 1\r\n\r\n"
-        "{\"error\":{\"code\":\"overloaded\",\"message\":\"too many connections are open\"}}\n";
+    static const char full[] = REFUSAL("74", "overloaded", "too many connections are open");
+    static const char over[] = REFUSAL("70", "draining", "the server is shutting down");
+    const bool stopping = atomic_load(&all.stopping);
+    const char *answer = stopping ? over : full;
     atomic_fetch_add(&all.refused, 1);
-    (void)send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)send(fd, answer, strlen(answer), MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)shutdown(fd, SHUT_WR);
     pthread_mutex_lock(&linger.lock);
     const bool room = linger.n < LINGER_MAX;

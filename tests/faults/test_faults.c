@@ -600,13 +600,13 @@ static void test_requests(void **state)
 static void test_kept(void **state)
 {
     (void)state;
-    gd_http_set_guard(server.http, server.keeping);
+    gd_http_set_guard(server.http, server.keeping, NULL);
     for (size_t i = 0; i < n_forms; i++) {
         if (FORMS[i].kind == LIST && !left_out("GUARDIAN_FAULTS_FORM", FORMS[i].name))
             sweep_form(&FORMS[i]);
     }
     check_counts();
-    gd_http_set_guard(server.http, server.guard);
+    gd_http_set_guard(server.http, server.guard, NULL);
 }
 
 static int setup(void **state)
@@ -619,7 +619,7 @@ static int setup(void **state)
         gd_guard_open(&server.keeping, &keep, &err) != GD_OK ||
         gd_http_open(&server.http, &OPEN, &err) != GD_OK)
         fail_msg("%s", err.msg);
-    gd_http_set_guard(server.http, server.guard);
+    gd_http_set_guard(server.http, server.guard, NULL);
     make_forms();
     struct answer a;
     ask(&FORMS[0], &a);

@@ -14,17 +14,51 @@ import golden  # noqa: E402
 
 MODEL = ROOT / "weights" / "guardian-mini"
 RISK_TOLERANCE = 0.002  # between instruction sets; between bf16 and fp32 some 0.03
-KNOWN = json.loads((MODEL / "golden.json").read_text())
+GOLDEN = json.loads((MODEL / "golden.json").read_text())
+KNOWN = json.loads((ROOT / "tests" / "golden" / "guardian_mini.json").read_text())
 
 
 def test_files():
-    assert golden.digests(str(MODEL)) == KNOWN["sha256"]
+    assert golden.digests(str(MODEL)) == GOLDEN["sha256"]
 
 
 def test_model_card_names_the_files():
     card = (MODEL / "README.md").read_text()
-    for name, digest in KNOWN["sha256"].items():
+    for name, digest in GOLDEN["sha256"].items():
         assert re.search(r"`%s` \| `%s`" % (re.escape(name), digest), card), name
+
+
+def test_golden_requests():
+    """They can be repeated anywhere, say something, and are cases that are still there; the server compares them itself."""
+    assert (MODEL / "golden.json").stat().st_size < golden.BYTES_MAX
+    assert 8 <= len(GOLDEN["requests"]) <= 12 and GOLDEN["tolerance"] == golden.TOLERANCE
+    assert {r["action"] for r in GOLDEN["requests"]} == set(golden.ACTIONS)
+    assert len({r["label"] for r in GOLDEN["requests"]}) >= 5
+    there = {name: request for rows in golden.all_cases().values() for name, request in rows}
+    policy = json.loads((MODEL / "policy.json").read_text())
+    edges = [policy["thresholds"]["flag"], policy["thresholds"]["block"]]
+    got = golden.verdicts(conftest.BIN, str(MODEL), [r["request"] for r in GOLDEN["requests"]], "--device", "cpu")
+    for want, v in zip(GOLDEN["requests"], got, strict=True):
+        assert there[want["name"]] == want["request"], want["name"]
+        assert golden.firm({**v, "score": want["score"]}, edges, GOLDEN["tolerance"]), want["name"]
+        assert (v["label"], v["action"]) == (want["label"], want["action"]), want["name"]
+        assert v["score"] == pytest.approx(want["score"], abs=RISK_TOLERANCE), want["name"]
+
+
+def test_golden_refuses_what_is_close():
+    far = {"flagged": True, "score": 0.6, "scores": {"appropriate": 0.4, "data_injection": 0.35, "replay_injection": 0.25}}
+    assert golden.firm(far, [0.5, 0.7], 0.02)
+    assert not golden.firm({**far, "score": 0.539}, [0.5, 0.7], 0.02)
+    assert not golden.firm({**far, "score": 0.661}, [0.5, 0.7], 0.02)
+    assert not golden.firm({**far, "scores": {"data_injection": 0.3, "replay_injection": 0.261}}, [0.5, 0.7], 0.02)
+    want = ("a", {}, {"score": 0.6, "action": "review", "label": "data_injection"})
+    for got, good in (({}, True), ({"score": 0.611}, False), ({"action": "block"}, False), ({"label": "x"}, False)):
+        v, old = {**want[2], **got}, golden.verdicts
+        golden.verdicts = lambda *a, v=v: [v]
+        try:
+            assert golden.agreed([want], "", ["way"], 0.02)[0] == ({"a"} if good else set())
+        finally:
+            golden.verdicts = old
 
 
 def test_verdicts():
