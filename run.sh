@@ -8,7 +8,10 @@ cd "$(dirname "$0")"
 
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libcivetweb-dev libpcre2-dev libutf8proc-dev
                 libdnnl-dev libssl-dev)
-test_packages=(g++ libcmocka-dev libjansson-dev clang python3 python3-pytest python3-venv curl)
+test_packages=(g++ libcmocka-dev libjansson-dev clang python3 python3-pytest python3-venv curl systemd libseccomp2
+               libfaketime)
+# Their packages start services: not on somebody's own machine. Without them tests/http/test_desync.py is skipped.
+[ "${CI:-}" != true ] || test_packages+=(nginx-light haproxy)
 
 say() { printf '== %s\n' "$*" >&2; }
 
@@ -94,6 +97,11 @@ tests() {
     fuzz "${GUARDIAN_FUZZ_SECONDS:-15}"
     [ -x build/venv/bin/python ] || /usr/bin/python3 -m venv --system-site-packages build/venv
     build/venv/bin/pip install -q -r tests/http/requirements.txt
+    # One file of a package that would bring a whole monitoring system.
+    [ -x build/promtool/usr/bin/promtool ] || (
+        cd build && apt-get download -q prometheus >/dev/null 2>&1 && mkdir -p promtool &&
+            dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C promtool ./usr/bin/promtool && rm prometheus_*.deb
+    )
     say "HTTP tests"
     GUARDIAN_BIN=$PWD/build/release/guardian GUARDIAN_SIMT_BIN=$PWD/build/release/tests/guardian_simt \
         /usr/bin/python3 -m pytest -q -rs tests/http

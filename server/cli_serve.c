@@ -37,8 +37,9 @@ static void *load_main(void *ctx)
     struct loader *l = ctx;
     const struct gd_cli_hooks hooks = {GD_DEADLINE_MS_DEFAULT, gd_stats_step, &l->pulse};
     l->exit_code = gd_cli_open_guard(l->cli, &hooks, &l->guard, &l->err);
-    if (l->exit_code == 0 && gd_golden_check(l->cli->model, l->guard, &l->golden, &l->err) != 0) {
-        l->exit_code = GD_EXIT_MODEL;
+    if (l->exit_code == 0) {
+        const int rc = gd_golden_check(l->cli->model, l->guard, &l->golden, &l->err);
+        l->exit_code = rc == GD_OK ? 0 : rc == GD_EBACKEND ? GD_EXIT_RUNTIME : GD_EXIT_MODEL;
     }
     atomic_store(&l->done, true);
     return NULL;
@@ -154,9 +155,20 @@ static int open_keys(const struct gd_cli *c, struct gd_keyring **out, struct gd_
     return rc;
 }
 
+/* Why the device of a loaded engine is lost, or its worker hangs; else NULL. */
+static const char *lost(struct loader *l)
+{
+    if (!atomic_load(&l->done) || l->guard == NULL) {
+        return NULL;
+    }
+    struct gd_engine *e = gd_guard_engine(l->guard);
+    (void)gd_engine_hung(e, gd_now_ns());
+    return gd_engine_lost(e);
+}
+
 /* Refuses new work and waits for what was admitted. False when a second signal or the timeout ended
  * the wait. */
-static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
+static bool drain(struct gd_http *h, struct loader *l, uint32_t timeout_s, const sigset_t *set)
 {
     int64_t until = gd_now_ns() + (int64_t)timeout_s * 1000000000;
     gd_http_drain(h);
@@ -168,6 +180,8 @@ static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
             gd_log_msg(GD_LOG_WARN, "second signal: stopping at once");
             return false;
         }
+        tell_alive();
+        (void)lost(l); /* those who wait for a worker that hangs are told */
         quiet = gd_http_in_flight(h) == 0 ? quiet + 1 : 0;
         if (quiet == 0 && gd_now_ns() > until) {
             gd_log(GD_LOG_WARN, "shutdown timeout", GD_LOG_I64("in_flight", gd_http_in_flight(h)));
@@ -175,17 +189,6 @@ static bool drain(struct gd_http *h, uint32_t timeout_s, const sigset_t *set)
         }
     }
     return true;
-}
-
-/* Why the device of a loaded engine is lost, or its worker hangs; else NULL. */
-static const char *lost(struct loader *l)
-{
-    if (!atomic_load(&l->done) || l->guard == NULL) {
-        return NULL;
-    }
-    struct gd_engine *e = gd_guard_engine(l->guard);
-    (void)gd_engine_hung(e, gd_now_ns());
-    return gd_engine_lost(e);
 }
 
 static void log_lost(struct loader *l)
@@ -281,14 +284,17 @@ int gd_cli_serve(const struct gd_cli *c)
     }
     int rc = run(h, &l, keys, &set);
     uint32_t patience_s = lost(&l) != NULL ? LOST_TIMEOUT_S : 0;
-    bool orderly = drain(h, rc == 0 ? c->shutdown_timeout_s : patience_s, &set);
+    bool orderly = drain(h, &l, rc == 0 ? c->shutdown_timeout_s : patience_s, &set);
     if (lost(&l) != NULL) {
         if (rc == 0) {
             log_lost(&l); /* lost while draining */
         }
         _Exit(GD_EXIT_RUNTIME); /* giving back what a lost device holds may never end */
     }
-    if (!orderly || !atomic_load(&l.done)) {
+    /* A step that nobody waits for any more may take long, or for ever. */
+    const bool busy = atomic_load(&l.done) && l.guard != NULL &&
+                      gd_engine_stalled_ms(gd_guard_engine(l.guard), NULL) > 0;
+    if (!orderly || busy || !atomic_load(&l.done)) {
         /* Threads still work on memory that a normal end would take away under them. */
         _Exit(orderly ? rc : GD_EXIT_RUNTIME);
     }

@@ -215,12 +215,12 @@ static void test_stop(void **state)
 /* Lowering the hard limit is for good, so that a child does it. 0 when all is as it should be. */
 static int few_descriptors(void)
 {
-    struct rlimit few = {.rlim_cur = 300, .rlim_max = 1000};
+    struct rlimit few = {.rlim_cur = 300, .rlim_max = 1400};
     bool ok = setrlimit(RLIMIT_NOFILE, &few) == 0;
-    ok = ok && gd_sockets_init(500) == 500; /* the soft limit is raised */
-    ok = ok && getrlimit(RLIMIT_NOFILE, &few) == 0 && few.rlim_cur == 500 + 256;
-    ok = ok && gd_sockets_init(2000) == 1000 - 256 && gd_sockets_max() == 1000 - 256;
-    ok = ok && getrlimit(RLIMIT_NOFILE, &few) == 0 && few.rlim_cur == 1000;
+    ok = ok && gd_sockets_init(400) == 400; /* the soft limit is raised */
+    ok = ok && getrlimit(RLIMIT_NOFILE, &few) == 0 && few.rlim_cur == 400 + 512;
+    ok = ok && gd_sockets_init(2000) == 1400 - 512 && gd_sockets_max() == 1400 - 512;
+    ok = ok && getrlimit(RLIMIT_NOFILE, &few) == 0 && few.rlim_cur == 1400;
     return ok ? 0 : 1;
 }
 

@@ -19,8 +19,7 @@ struct gd_http_request {
     const char *remote;
     struct gd_http_header headers[GD_HTTP_HEADERS_MAX + 1];
     uint32_t n_headers;
-    bool plain; /* every line of the head was seen, ended by CRLF, from the first byte of the buffer
-                 */
+    bool plain;                          /* gd_gate_head_is_plain of its bytes */
     char id[GD_HTTP_REQUEST_ID_MAX + 1]; /* x-request-id: the caller's or ours */
     struct gd_str body;                  /* after it was read */
     int64_t start_ns;                    /* CLOCK_MONOTONIC */
@@ -36,6 +35,11 @@ struct gd_gate {
     bool expect_continue;
     bool client_closes; /* the client asked for the end of the connection, or speaks HTTP/1.0 */
 };
+
+/* True when head[n] is a request line of three words and header lines, all ended by CRLF, then an
+ * empty line, and nothing else: no folded line, no blank before a colon, no control character. n
+ * ends where the library takes the head to end. */
+bool gd_gate_head_is_plain(const char *head, size_t n);
 
 /* Framing: header count, names, values, Host, Transfer-Encoding, Content-Length, Upgrade, Expect.
  */

@@ -112,6 +112,7 @@
 #define GD_HTTP_CONNECTIONS_MAX 2304 /* open at one time; above 7/8 of it none is kept alive */
 #define GD_HTTP_STACK_BYTES (512 * GD_KIB) /* of a thread; only what it touches takes memory */
 #define GD_HTTP_HEADER_BYTES_MAX 16384
+#define GD_HTTP_SEND_BUFFER_BYTES 262144 /* of a socket; the kernel doubles it */
 #define GD_HTTP_REQUEST_ID_MAX 128
 #define GD_HTTP_HEADERS_MAX 63 /* the HTTP library drops what comes after the 64th */
 #define GD_HTTP_BODIES_BYTES_MAX (64 * GD_MIB) /* request bodies held at one time, all together */
@@ -140,7 +141,7 @@
 #define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */
 #define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)
 #define GD_LOG_PATH_BYTES_MAX 128 /* of a request's path */
-#define GD_NOTIFY_MS 1000 /* that the service manager may take to be told */
+#define GD_NOTIFY_MS 1000         /* that the service manager may take to be told */
 #define GD_METRIC_FAMILIES_MAX 64
 #define GD_METRIC_CELLS_MAX 16384 /* 64-bit cells of all series together */
 #define GD_METRIC_BUCKETS_MAX 32

@@ -96,6 +96,8 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
 /* Why the device of the loaded model is lost, or NULL. Lock-free. */
 const char *gd_service_lost(struct gd_service *s);
 void gd_service_leave(struct gd_service *s, size_t body_bytes);
+/* The body of this request has come: its work counts from now on, and not while a slow client sends. */
+void gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes);
 /* The engine has the work of this request, or never will: from now on it counts there. n_tokens of
  * its prompts, 0 when there are none, teach how many tokens a body makes. */
 void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, uint64_t n_tokens);

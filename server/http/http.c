@@ -3,11 +3,7 @@
  * One thread per connection, as many threads as connections. Every request is answered in
  * begin_request, so the library serves no file, runs no script, upgrades nothing: head -> gate ->
  * route -> admission -> body -> handler -> answer, in one write or sent in parts by the handler.
- * Whatever is answered before its body was read ends the connection.
- *
- * The library parses a head in place: it puts zero bytes over separators and shows pointers into
- * the buffer. From the gaps between these pointers we see what it does not tell: bytes before the
- * request line, folded or bare-LF lines, headers that it skipped. */
+ * Whatever is answered before its body was read ends the connection. */
 #include "guardian/http.h"
 #include "guardian/log.h"
 #include "guardian/socket.h"
@@ -31,45 +27,6 @@ struct gd_http {
     uint16_t port;
 };
 
-/* True when exactly n zero bytes lie between the end of string `a` and `b`. */
-static bool follows(const char *a, size_t n, const char *b)
-{
-    const char *end = a + strlen(a);
-    for (size_t i = 0; i < n; i++) {
-        if (end[i] != '\0') {
-            return false;
-        }
-    }
-    return end + n == b;
-}
-
-/* The head as the library left it in its buffer: METHOD 0 path 0 [query 0] HTTP/1.1 0 0 name 0
- * blanks value 0 0 ... and after the last value 0 0 CR 0. All pointers are into that one buffer,
- * which ends after the head. */
-static bool head_is_plain(const struct mg_request_info *ri)
-{
-    if (ri->request_method != gd_socket_buffer()) {
-        return false;
-    }
-    const char *last = ri->query_string != NULL ? ri->query_string : ri->request_uri;
-    if (!follows(ri->request_method, 1, ri->request_uri) ||
-        (ri->query_string != NULL && !follows(ri->request_uri, 1, ri->query_string)) ||
-        !follows(last, 1, ri->http_version - strlen("HTTP/"))) {
-        return false;
-    }
-    if (ri->num_headers <= 0) {
-        return true; /* refused for want of a Host */
-    }
-    last = ri->http_version;
-    for (int i = 0; i < ri->num_headers; i++) {
-        if (!follows(last, 2, ri->http_headers[i].name)) {
-            return false;
-        }
-        last = ri->http_headers[i].value;
-    }
-    return memcmp(last + strlen(last), "\0\0\r", 4) == 0;
-}
-
 static void read_head(const struct mg_request_info *ri, struct gd_http_request *req)
 {
     req->start_ns = gd_now_ns();
@@ -83,7 +40,7 @@ static void read_head(const struct mg_request_info *ri, struct gd_http_request *
         req->headers[i].name = ri->http_headers[i].name;
         req->headers[i].value = ri->http_headers[i].value;
     }
-    req->plain = req->n_headers <= GD_HTTP_HEADERS_MAX && head_is_plain(ri);
+    req->plain = gd_socket_head_is_plain() && ri->request_method == gd_socket_buffer();
 }
 
 /* What one request needs from its start until its answer is written. */
@@ -200,6 +157,7 @@ static void serve(struct exchange *x)
         if (!read_body(x)) {
             return;
         }
+        gd_service_coming(x->service, &x->resp, x->held);
     }
     route->handle(x->service, &x->req, &x->resp);
 }

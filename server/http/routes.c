@@ -96,6 +96,12 @@ static uint64_t tokens_of(const struct gd_service *s, size_t body_bytes)
     return (uint64_t)body_bytes * (learned > 0 ? learned : TOKENS_PER_KIB) / 1024;
 }
 
+void gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes)
+{
+    resp->unqueued_bytes = body_bytes;
+    atomic_fetch_add(&s->unqueued_bytes, body_bytes);
+}
+
 void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, uint64_t n_tokens)
 {
     const size_t bytes = resp->unqueued_bytes;
@@ -115,7 +121,7 @@ static bool fits_queue(const struct gd_service *s, struct gd_engine *e, size_t b
 {
     const uint32_t context = gd_engine_context_max(e);
     const uint64_t tokens = tokens_of(s, body_bytes);
-    const uint64_t others = tokens_of(s, atomic_load(&s->unqueued_bytes) - body_bytes);
+    const uint64_t others = tokens_of(s, atomic_load(&s->unqueued_bytes));
     const double coming_ms =
         gd_engine_cost_ms(e, others < UINT32_MAX ? (uint32_t)others : UINT32_MAX);
     const double queue_ms = gd_engine_queue_ms(e) + coming_ms;
@@ -163,8 +169,6 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     /* Counted first, then checked: a drain that begins in between sees the work or refuses it. */
     atomic_fetch_add(&s->in_flight, 1);
     const size_t held = atomic_fetch_add(&s->body_bytes, body_bytes);
-    atomic_fetch_add(&s->unqueued_bytes, body_bytes);
-    resp->unqueued_bytes = body_bytes;
     struct gd_guard *g = atomic_load(&s->guard);
     enum gd_reject why = GD_REJECT_LOADING;
     const char *code = gd_status_wire(GD_EBUSY), *message = gd_service_lost(s);
@@ -187,7 +191,6 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     } else {
         return true;
     }
-    gd_service_queued(s, resp, 0);
     gd_reply_fail(resp, 503, code, NULL, message);
     gd_stats_reject(why);
     gd_service_leave(s, body_bytes);

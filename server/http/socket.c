@@ -2,13 +2,15 @@
  * pthread_attr_setstacksize. See guardian/socket.h.
  *
  * A connection above the limit is answered here, by the thread that accepts, and never reaches a
- * worker. Closing it at once could wipe the answer from the client's side while the client is still
- * sending, so its descriptor lingers for a second.
+ * worker. Closing a connection while its client is still sending could wipe the answer from the
+ * client's side, so its descriptor lingers for a second.
  *
- * The library never clears the buffer of a worker, and parses what lies behind the bytes that have
- * come. The first recv of a connection is for its first head and tells where that buffer is: then
- * what earlier connections have left in it is overwritten with zeros. */
+ * The library never clears the buffer of a worker, parses what lies behind the bytes that have come,
+ * and changes bytes while it parses. So a recv into that buffer (the first of a connection tells where
+ * it is) gives it the bytes of one head and no more: what follows the head stays with the kernel until
+ * it is asked for. The head is looked at here, as it came, and nothing but zeros is behind it. */
 #include "guardian/socket.h"
+#include "guardian/gate.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -22,7 +24,7 @@
 #include <unistd.h>
 
 #define FD_MAX 65536
-#define FD_OTHERS 256 /* descriptors that are not connections, more or less */
+#define FD_OTHERS 512 /* descriptors that linger, or are not connections, more or less */
 #define LINGER_MAX 256
 #define LINGER_NS 1000000000
 
@@ -41,7 +43,7 @@ static struct {
     atomic_bool stopping;
 } all;
 
-/* Refused connections whose answer may still be on its way. */
+/* Connections whose answer may still be on its way. */
 static struct {
     pthread_mutex_t lock;
     int fd[LINGER_MAX];
@@ -53,7 +55,8 @@ static _Thread_local struct {
     int fd;
     uint64_t serial;
     char *buffer;
-    size_t size, used; /* recv was given so many bytes from its start on, and has filled so many */
+    size_t size, used; /* so long it is, and so far it may hold what is not zero */
+    bool plain;        /* the head that has come whole */
 } mine = {.fd = -1};
 
 /* What the program would call without this file. It may be asked for before main begins. */
@@ -113,6 +116,21 @@ static uint64_t serial_of(int fd)
     return fd >= 0 && fd < FD_MAX ? atomic_load(&all.serial[fd]) : 0;
 }
 
+static void let_linger(int fd)
+{
+    (void)shutdown(fd, SHUT_WR);
+    pthread_mutex_lock(&linger.lock);
+    const bool room = linger.n < LINGER_MAX;
+    if (room) {
+        linger.fd[linger.n] = fd;
+        linger.until_ns[linger.n++] = 0;
+    }
+    pthread_mutex_unlock(&linger.lock);
+    if (!room) {
+        (void)next_close(fd);
+    }
+}
+
 #define REFUSAL(length, code, message)                                                             \
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: "                                           \
     "application/json\r\nContent-Length: " length                                                  \
@@ -128,17 +146,7 @@ static void refuse(int fd)
     const char *answer = stopping ? over : full;
     atomic_fetch_add(&all.refused, 1);
     (void)send(fd, answer, strlen(answer), MSG_NOSIGNAL | MSG_DONTWAIT);
-    (void)shutdown(fd, SHUT_WR);
-    pthread_mutex_lock(&linger.lock);
-    const bool room = linger.n < LINGER_MAX;
-    if (room) {
-        linger.fd[linger.n] = fd;
-        linger.until_ns[linger.n++] = 0;
-    }
-    pthread_mutex_unlock(&linger.lock);
-    if (!room) {
-        (void)next_close(fd);
-    }
+    let_linger(fd);
 }
 
 int listen(int fd, int backlog)
@@ -163,6 +171,8 @@ int accept(int listener, __SOCKADDR_ARG addr, socklen_t *restrict len)
         errno = ECONNABORTED;
         return -1;
     }
+    /* What a client that does not read can make the kernel hold. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){GD_HTTP_SEND_BUFFER_BYTES}, sizeof(int));
     atomic_store(&all.serial[fd], 1 + atomic_fetch_add(&all.last_serial, 1));
     return fd;
 }
@@ -172,6 +182,11 @@ int close(int fd)
     /* Taken out first: from the moment it is closed, the number may be another connection's. */
     if (fd >= 0 && fd < FD_MAX && atomic_exchange(&all.serial[fd], 0) != 0) {
         atomic_fetch_sub(&all.open, 1);
+        char byte;
+        if (next_recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
+            let_linger(fd);
+            return 0;
+        }
     }
     return next_close(fd);
 }
@@ -184,10 +199,43 @@ static void begin(int fd, uint64_t serial, char *buf, size_t n)
         mine.size = n;
         mine.used = n;
     }
-    memset(buf, 0, mine.used);
-    mine.used = 0;
     mine.fd = fd;
     mine.serial = serial;
+}
+
+/* Where the head in s[n] ends, by the library's rule; 0 when it does not. */
+static size_t head_end(const char *s, size_t n)
+{
+    for (const char *p = memchr(s, '\n', n); p != NULL;) {
+        const size_t at = (size_t)(p - s) + 1;
+        if (at < n && s[at] == '\n') {
+            return at + 1;
+        }
+        if (at + 1 < n && s[at] == '\r' && s[at + 1] == '\n') {
+            return at + 2;
+        }
+        p = memchr(s + at, '\n', n - at);
+    }
+    return 0;
+}
+
+/* A recv into the buffer, behind the `before` bytes of a head that are there. */
+static ssize_t receive_head(int fd, size_t before, size_t n, int flags)
+{
+    char *buf = mine.buffer + before;
+    size_t end = 0;
+    ssize_t k = next_recv(fd, buf, n, flags | MSG_PEEK);
+    mine.plain = false;
+    if (k > 0) {
+        mine.used = before + (size_t)k > mine.used ? before + (size_t)k : mine.used;
+        end = head_end(mine.buffer, before + (size_t)k);
+        k = next_recv(fd, buf, end > before ? end - before : (size_t)k, flags);
+    }
+    const size_t filled = before + (k > 0 ? (size_t)k : 0);
+    memset(mine.buffer + filled, 0, mine.used - filled);
+    mine.used = filled;
+    mine.plain = end != 0 && filled == end && gd_gate_head_is_plain(mine.buffer, end);
+    return k;
 }
 
 ssize_t recv(int fd, void *buf, size_t n, int flags)
@@ -199,13 +247,11 @@ ssize_t recv(int fd, void *buf, size_t n, int flags)
     if (fd != mine.fd || serial != mine.serial) {
         begin(fd, serial, buf, n);
     }
-    const ssize_t k = next_recv(fd, buf, n, flags);
     const uintptr_t at = (uintptr_t)buf, base = (uintptr_t)mine.buffer;
-    if (k > 0 && at >= base && at < base + mine.size) {
-        const size_t end = (size_t)(at - base) + (size_t)k;
-        mine.used = end > mine.used ? end : mine.used;
+    if (at < base || at - base > mine.size || n > mine.size - (at - base)) {
+        return next_recv(fd, buf, n, flags);
     }
-    return k;
+    return receive_head(fd, (size_t)(at - base), n, flags);
 }
 
 int pthread_attr_setstacksize(pthread_attr_t *attr, size_t n)
@@ -221,6 +267,11 @@ int pthread_attr_setstacksize(pthread_attr_t *attr, size_t n)
 int gd_socket_current(void)
 {
     return mine.fd >= 0 && serial_of(mine.fd) == mine.serial ? mine.fd : -1;
+}
+
+bool gd_socket_head_is_plain(void)
+{
+    return mine.plain;
 }
 
 const char *gd_socket_buffer(void)

