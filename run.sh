@@ -83,8 +83,8 @@ tests() {
     /usr/bin/python3 weights/train/scenes.py
     build release -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_WERROR=ON -DGD_TESTS=ON
     say "unit tests"
-    # The kernels on a CPU run in the next build, where sanitizers watch them.
-    ctest --test-dir build/release --output-on-failure -j2 -E '^simt_(ops|attention|backend|faults)$'
+    # The kernels on a CPU, and the faults, run in the next build, where sanitizers watch them.
+    ctest --test-dir build/release --output-on-failure -j2 -E '^(simt_(ops|attention|backend|faults)|faults_(load|requests))$'
     build asan -DCMAKE_BUILD_TYPE=Debug -DGD_SANITIZE=address
     say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
     ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -19,7 +19,7 @@
 
 #define POLL_NS 20000000
 #define LOST_POLL_NS 100000000 /* how often a serving process looks at its device */
-#define LOST_TIMEOUT_S 1       /* for the answers of those that a lost device has failed */
+#define LOST_TIMEOUT_S 1       /* for the answers under way when there is no model any more */
 #define QUIET_POLLS 5          /* nothing in flight for this many polls in a row ends a drain */
 
 struct loader {
@@ -283,8 +283,7 @@ int gd_cli_serve(const struct gd_cli *c)
         return fail(&err);
     }
     int rc = run(h, &l, keys, &set);
-    uint32_t patience_s = lost(&l) != NULL ? LOST_TIMEOUT_S : 0;
-    bool orderly = drain(h, &l, rc == 0 ? c->shutdown_timeout_s : patience_s, &set);
+    bool orderly = drain(h, &l, rc == 0 ? c->shutdown_timeout_s : LOST_TIMEOUT_S, &set);
     if (lost(&l) != NULL) {
         if (rc == 0) {
             log_lost(&l); /* lost while draining */
@@ -296,7 +295,7 @@ int gd_cli_serve(const struct gd_cli *c)
                       gd_engine_stalled_ms(gd_guard_engine(l.guard), NULL) > 0;
     if (!orderly || busy || !atomic_load(&l.done)) {
         /* Threads still work on memory that a normal end would take away under them. */
-        _Exit(orderly ? rc : GD_EXIT_RUNTIME);
+        _Exit(orderly || rc != 0 ? rc : GD_EXIT_RUNTIME);
     }
     pthread_join(thread, NULL);
     gd_http_close(h);

@@ -43,6 +43,7 @@ struct conn {
     int fd;
     enum path path;
     bool victim, busy, opened, half, said_close, raw;
+    bool unseen; /* the proxy has passed on an answer without its rules: the last one of Guardian */
     uint32_t number;
     struct stream *stream;
     struct reference ref;
@@ -68,7 +69,7 @@ static off_t log_at, log_hole;
 static uint32_t next_case[PATHS], victim_due[PATHS], victim_count;
 static unsigned findings;
 static struct {
-    uint64_t done, answers[PATHS][6], victims, logged, silent, stuck;
+    uint64_t done, answers[PATHS][6], victims, logged, silent, stuck, unseen;
 } count;
 
 static int64_t now_ms(void)
@@ -130,7 +131,7 @@ static bool open_conn(struct conn *c, uint16_t port)
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &e);
     c->opened = true;
-    c->half = c->said_close = c->raw = false;
+    c->half = c->said_close = c->raw = c->unseen = false;
     c->n_in = c->skip = c->sent = 0;
     c->n_answers = 0;
     c->last_ms = now_ms();
@@ -217,12 +218,13 @@ static void note_passed(const struct conn *c, const struct answer *a)
 }
 
 /* Bytes of the body behind an answer's head. To HEAD there is none; but what was refused before its
- * method was looked at may have one, if the connection ends, and the proxies' own answers do not tell
- * which method they are for. -1: more must come before this is known. */
+ * method was looked at may have one, if the connection ends, and neither the proxies' own answers nor
+ * what they pass on without their rules tell which method they are for. -1: more must come before
+ * this is known. */
 static long body_bytes(const struct conn *c, const struct answer *a, bool ended)
 {
     const struct ref_request *r = c->n_answers < c->ref.n ? &c->ref.r[c->n_answers] : NULL;
-    const bool known = c->path == DIRECT ? r == NULL || !r->may_be_head : a->has_id;
+    const bool known = c->path == DIRECT ? r == NULL || !r->may_be_head : a->has_id && a->has_front;
     const bool head = c->path == DIRECT ? r != NULL && r->head : a->front_head;
     const size_t left = c->n_in - a->head_len;
     if (known && !head) {
@@ -265,6 +267,8 @@ static long take_answer(struct conn *c, bool ended)
     }
     if (c->said_close) {
         wrong = "an answer after one that ends the connection";
+    } else if (c->unseen && a.has_id) {
+        wrong = "an answer of Guardian after one that the proxy did not look at";
     } else if (!a.has_length) {
         wrong = "an answer of no known length";
     } else {
@@ -277,6 +281,8 @@ static long take_answer(struct conn *c, bool ended)
     }
     count.answers[c->path][a.status / 100]++;
     c->said_close = a.close;
+    c->unseen = c->unseen || (c->path != DIRECT && a.has_id && !a.has_front);
+    count.unseen += c->path != DIRECT && a.has_id && !a.has_front ? 1 : 0;
     c->n_answers++;
     note_passed(c, &a);
     return (long)a.head_len + body;
@@ -509,9 +515,11 @@ static void run(void)
                (unsigned long long)count.answers[p][2], (unsigned long long)count.answers[p][4],
                (unsigned long long)count.answers[p][5]);
     }
-    printf("victims %llu, log lines %llu, connections without an answer %llu, given up %llu\n",
+    printf("victims %llu, log lines %llu, connections without an answer %llu, given up %llu, "
+           "answers without the proxy's rules %llu\n",
            (unsigned long long)count.victims, (unsigned long long)count.logged,
-           (unsigned long long)count.silent, (unsigned long long)count.stuck);
+           (unsigned long long)count.silent, (unsigned long long)count.stuck,
+           (unsigned long long)count.unseen);
     printf("%llu cases in %.1f s, %.0f cases/s, seed %llu: %u findings\n",
            (unsigned long long)count.done, s, (double)count.done / s, (unsigned long long)opt.seed,
            findings);

@@ -188,12 +188,14 @@ char *client_plain(struct gd_str json, bool numbers)
     gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
     gd_buf_init(&out, ANSWER_BYTES_MAX);
     gd_json_writer_init(&w, &out);
-    if (gd_json_parse(&arena, json, &GD_JSON_REQUEST_LIMITS, &v, NULL) == 0)
+    char *text = NULL;
+    if (gd_json_parse(&arena, json, &GD_JSON_REQUEST_LIMITS, &v, NULL) == 0) {
         put_plain(&w, v, numbers);
-    else
-        gd_buf_free(&out);
+        text = strndup(out.data, out.len);
+    }
+    gd_buf_free(&out);
     gd_arena_free(&arena);
-    return out.data;
+    return text;
 }
 
 bool client_is_error(struct gd_str json)

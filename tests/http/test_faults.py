@@ -2,9 +2,9 @@
 a log that cannot be written; a wall clock that jumps; weights that are not numbers.
 
 The rules: a start ends with an exit code and a sentence, or gives a server that judges right. A request gets the very verdict that
-it gets without a fault, or an error, or a closed connection. The process lives, but for one thing: C++ code of a library that gets
-no memory ends it (std::terminate, SIGABRT). That is no verdict either, and the supervisor starts it anew; the test tells it from
-a crash by the frames above the call that failed. GUARDIAN_FAULTS=all takes every step.
+it gets without a fault, or an error, or a closed connection, and the process lives. One thing is excused: a library that ends the
+process when it gets no memory (below). That is no verdict either, and a supervisor starts it anew; it is told from a crash of
+ours by the frames above the call that failed. GUARDIAN_FAULTS=all takes every step.
 """
 import contextlib
 import http.client
@@ -35,8 +35,13 @@ EVERYTHING = 31
 ERROR, INTR, SHORT = 0, 1, 2
 FOREVER = 2**63 - 1
 NO_FAULT = 2**62
-# Where C++ code turns a failed allocation into std::bad_alloc, or gives up by itself. None of ours is C++.
-MAY_END_US = ("libdnnl.so", "libstdc++.so", "libgomp.so", "libOpenCL.so")
+# Who may end the process for want of memory, and how; none of this is our code. Seen with Debian 12:
+#   libdnnl 2.6, libOpenCL: operator new in their constructors, before main (libstdc++.so.6!_Znwm under ld-linux's call_init), throws
+#       std::bad_alloc, nobody catches it: std::terminate, SIGABRT. The model needs no oneDNN where the CPU has no AMX; where it has, the
+#       same holds for each call of it. libgomp exits with 1 and says so.
+#   civetweb 1.15: mg_start2 copies its options without looking (libcivetweb.so.1!mg_start2+0x1e670): SIGSEGV, at start only.
+MAY_ABORT = ("libdnnl.so", "libstdc++.so", "libOpenCL.so")
+MAY_CRASH = ("libcivetweb.so.1", "libcivetweb.so.1!mg_start")
 
 
 class Board:
@@ -83,37 +88,41 @@ def board(tmp_path):
 
 
 def ended_by_library(code, frames):
-    """An abort under a frame of C++ that had no memory."""
-    return code == -signal.SIGABRT and any(f.startswith(MAY_END_US) for f in frames)
+    """Which of these, or None."""
+    above = [f for f in frames if not f.startswith("faults_preload")]
+    if code == -signal.SIGABRT:
+        return next((f.split("!")[0] for f in above if f.startswith(MAY_ABORT)), None)
+    if code == -signal.SIGSEGV and above[0].startswith(MAY_CRASH[0]) and any(f.startswith(MAY_CRASH[1]) for f in above):
+        return MAY_CRASH[0]
+    return None
 
 
 # ---- at start ----
 
-def start_once(board, log, reference):
-    """One start under the plan that is armed: what became of it."""
+def start_once(board, log, reference, mute=False):
+    """One start under the plan that is armed: what became of it. mute: it cannot write either."""
+    port = free_port()
     with open(log, "wb") as err:
-        p = subprocess.Popen([BIN, "serve", *TINY_ARGS, "--port", "0"], stderr=err, stdin=subprocess.DEVNULL,
+        p = subprocess.Popen([BIN, "serve", *TINY_ARGS, "--port", str(port)], stderr=err, stdin=subprocess.DEVNULL,
                              env=clean_env(**board.env()))
     try:
-        until, port, ready = time.monotonic() + 120, None, False
-        while p.poll() is None and not ready:
-            assert time.monotonic() < until, "neither ready nor ended: %s" % (board.where(),)
-            text = log.read_text(errors="replace")
-            m = re.search(r'"msg":"listening".*"port":(\d+)', text)
-            port = int(m[1]) if m else None
-            # its line may be one that was lost
-            ready = '"msg":"ready"' in text or (port is not None and is_ready(port))
-            time.sleep(0.01)
+        began = time.monotonic()
+        while p.poll() is None and not is_ready(port):
+            waited = time.monotonic() - began
+            if waited > 3: # it may be ready and unable to say so
+                board.disarm()
+            assert waited < 150, "neither ready nor ended: %s" % (board.where(),)
+            time.sleep(0.02)
         call, frames = board.where()
         if p.poll() is not None:
-            if ended_by_library(p.returncode, frames):
-                return "aborted by " + next(f for f in frames if f.startswith(MAY_END_US)).split("!")[0]
+            library = ended_by_library(p.returncode, frames)
+            if library:
+                return "ended by " + library
             text = log.read_text(errors="replace")
-            assert p.returncode in (1, 2, 3, 127) and text.strip(), (p.returncode, call, frames, text[-1500:])
+            assert p.returncode in (1, 2, 3, 127), (p.returncode, call, frames, text[-1500:])
+            assert text.strip() or mute, (p.returncode, call, frames)
             return "exit %d" % p.returncode
         board.disarm()
-        if port is None:
-            return "ready without a log"
         answer = ask_until_closed(port, post_guard(pending_request()), 60)
         assert verdict_of(answer) == reference, (call, frames, answer)
         return "ready"
@@ -121,6 +130,12 @@ def start_once(board, log, reference):
         board.disarm()
         p.kill()
         p.wait()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def is_ready(port):
@@ -156,7 +171,7 @@ def test_start(board, tmp_path, reference, capsys, name, groups, most):
         mine = Board(tmp_path / ("board%d" % i))
         for nth, stay in plans[i::4]:
             mine.arm(groups, nth, stay)
-            seen.append(start_once(mine, tmp_path / ("log%d" % i), reference))
+            seen.append(start_once(mine, tmp_path / ("log%d" % i), reference, mute=stay and name == "files"))
 
     run_threads(4, work)
     tell(capsys, "\nstart, %s: %d calls, %d starts with a fault; %s" % (name, board.calls, len(plans), ", ".join(
@@ -227,15 +242,21 @@ def judge_answer(raw, wanted, kind):
     """What an answer under a fault is: as without, an error, closed. Anything else fails."""
     whole = body_of(raw)
     if whole is None:
-        # no answer, or a part of one: in lines each must be one that it had to be
+        # no answer, or a part of one, or one in lines: each must be what it had to be
         lines = [json.loads(x) for x in re.findall(rb"^\{.*\}$", raw.partition(b"\r\n\r\n")[2], re.M)]
-        if kind == "lines":
+        if kind == "lines" and raw.startswith(b"HTTP/1.1 200 "):
             data = wanted["lines"]
             assert len(lines) <= len(data) and items_fit([plain(x) for x in lines], data[:len(lines)]), raw
-        return "closed" if not raw.endswith(b"0\r\n\r\n") or kind != "lines" else "same"
+            return "same" if raw.endswith(b"\r\n0\r\n\r\n") and len(lines) == len(data) else "closed"
+        return "closed"
     status, body = whole
     if status in (400, 408, 500, 503):
+        if not body.endswith(b"}\n"):
+            assert b"action" not in body, raw # the text of an error may end early, for want of memory
+            return "error"
         error = json.loads(body)
+        if kind == "error" and error == wanted["body"]:
+            return "same"
         assert set(error) == {"error"} and error["error"]["code"] and error["error"]["message"], raw
         assert status != 400 or error["error"]["code"] in ("incomplete_body", "bad_request"), raw
         return "error"
@@ -312,9 +333,10 @@ def test_serving(board, start, capsys, name):
                 told[what] = told.get(what, 0) + (fired > 0)
                 eventually(lambda: held(pid) == base)
         again = ask_until_closed(s.port, request, 60)
-        assert judge_answer(again, wanted, kind) == ("error" if kind == "error" else "same"), again
+        assert judge_answer(again, wanted, kind) == "same", again
+    eventually(lambda: s.metrics()["guardian_connections"] == 1)
     now = s.metrics()
-    assert now["guardian_connections"] == 1 and now["guardian_requests_in_flight"] == 0
+    assert now["guardian_requests_in_flight"] == 0
     assert now["guardian_requests_waiting"] == 0 and now["guardian_requests_running"] == 0
     assert s.stop() == 0
     tell(capsys, "\n%s: %s" % (name, ", ".join("%s: %d" % x for x in sorted(told.items()))))
@@ -322,44 +344,57 @@ def test_serving(board, start, capsys, name):
 
 # ---- weights that are not numbers ----
 
-def with_values(tmp_path, name, tensor, values):
-    """The tiny model with the first numbers of one tensor replaced."""
+def with_values(tmp_path, name, tensor, values, at=0):
+    """The tiny model with some numbers of one tensor replaced."""
     d = tmp_path / name
     shutil.copytree(TINY, d)
     path = d / "model.safetensors"
     data = bytearray(path.read_bytes())
     n = struct.unpack_from("<Q", data)[0]
     begin, end = json.loads(data[8:8 + n])[tensor]["data_offsets"]
-    assert 4 * len(values) <= end - begin
-    struct.pack_into("<%df" % len(values), data, 8 + n + begin, *values)
+    assert 4 * (at + len(values)) <= end - begin
+    struct.pack_into("<%df" % len(values), data, 8 + n + begin + 4 * at, *values)
     path.write_bytes(data)
     return ["--model", str(d), *TINY_ARGS[2:]]
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_weights_that_are_not_numbers(start, tmp_path, value):
-    s = start("--verdict-cache", "16", model=with_values(tmp_path, "bad", "model.norm.weight", [float(value)] * 4))
+def test_weights_that_make_scores_that_are_not_finite(start, tmp_path):
+    """Finite, so they are loaded, but so large that nothing after them is. Only requests with a ~ in them use them."""
+    row = json.loads((TINY / "tokenizer.json").read_text())["model"]["vocab"]["~"]
+    huge = with_values(tmp_path, "huge", "model.embed_tokens.weight", [3e38, -3e38] * 24, at=48 * row)
+    s = start("--verdict-cache", "16", model=huge)
+    bad, good = pending_request("~"), pending_request()
+    whole = s.guard(good)
+    assert whole.status == 200
     for _ in range(2): # nothing of it is kept
-        one = s.guard(pending_request())
+        one = s.guard(bad)
         assert one.status == 500 and one.error["code"] == "non_finite_scores" and set(one.json) == {"error"}
-        batch = s.batch({"items": [pending_request(), answered_request()]})
-        assert batch.status == 200 and [set(x) for x in batch.json["data"]] == [{"error", "index"}] * 2
-        assert all(x["error"]["code"] == "non_finite_scores" for x in batch.json["data"])
-        lines = s.batch({"items": [pending_request()]}, headers={"Accept": "application/x-ndjson"})
-        assert json.loads(lines.body)["error"]["code"] == "non_finite_scores"
-    assert b'"action"' not in one.body + batch.body + lines.body
-    assert s.get("/healthz").status == 200
-    assert sum(v for k, v in s.metrics().items() if k.startswith("guardian_verdicts_total")) == 0
+        items = s.batch({"items": [bad, good, bad]}).json["data"]
+        lines = s.batch({"items": [bad, good, bad]}, headers={"Accept": "application/x-ndjson"}).body.splitlines()
+        for got in (items, [json.loads(x) for x in lines]):
+            assert [set(x) for x in got[::2]] == [{"error", "index"}] * 2
+            assert all(x["error"]["code"] == "non_finite_scores" for x in got[::2])
+            assert plain(got[1]) == plain(whole.json)
+    assert s.get("/readyz").status == 200
     assert s.stop() == 0
+
+
+@pytest.mark.parametrize("tensor", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_numbers_are_refused(start, tmp_path, tensor, value):
+    s = start(model=with_values(tmp_path, "bad", tensor, [0.5, float(value)]), wait="listening")
+    while s.process.poll() is None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            assert s.guard(pending_request()).status == 503
+    assert s.process.wait(60) == 3
+    assert any(x["msg"] == "model not loaded" and tensor in x["error"] for x in s.lines())
 
 
 # ---- a log that cannot be written ----
 
 def serve_to(stderr, work):
-    """A server whose log goes to an open file; work(port) while it runs. The port is asked of the system."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    """A server whose log goes to an open file; work(port) while it runs."""
+    port = free_port()
     p = subprocess.Popen([BIN, "serve", *TINY_ARGS, "--port", str(port)], stderr=stderr, stdin=subprocess.DEVNULL, env=clean_env())
     try:
         eventually(lambda: p.poll() is not None or is_ready(port))
@@ -484,7 +519,7 @@ def test_a_slow_body_is_cut_in_its_time_whatever_the_wall_clock_says(start, tmp_
     with socket.create_connection(("127.0.0.1", s.port), timeout=120) as c:
         c.sendall(head)
         began = time.monotonic()
-        for what in ("+1d", "-1d", "+0 x100", "-1d", "+0"):
+        for what in ("+1d", "-1d", "+0", "-1d", "+0"): # not x100: libfaketime shortens each poll by it
             tell_time(what)
             for _ in range(3): # half of its time: nothing is cut yet
                 c.sendall(b" ")
