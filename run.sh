@@ -94,7 +94,7 @@ tests() {
     ctest --test-dir build/tsan --output-on-failure -R 'pool|engine|metrics|scorecache|keys|policies'
     build fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_SANITIZE=address \
         -DGD_FUZZ=ON
-    fuzz "${GUARDIAN_FUZZ_SECONDS:-15}"
+    fuzz "${GUARDIAN_FUZZ_SECONDS:-10}"
     [ -x build/venv/bin/python ] || /usr/bin/python3 -m venv --system-site-packages build/venv
     build/venv/bin/pip install -q -r tests/http/requirements.txt
     # One file of a package that would bring a whole monitoring system.

@@ -210,6 +210,7 @@ void gdk_attention_cpu(uint32_t item, const struct gd_batch *b, const struct gd_
     uint32_t pad = gdk_kv_pad(s->head_dim);
     struct tile t = {.pad = pad, .p = w->p};
     fold_fn fold = fold_of_cpu();
+    /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): an item has one row at least */
     uint32_t n_keys = sp.end[sp.n_rows - 1];
     uint32_t n_blocks = (n_keys + BLOCK - 1) / BLOCK;
 

@@ -206,8 +206,9 @@ static uint32_t pool_cpus_quota(void)
     }
     unsigned long long quota = 0;
     unsigned long long period = 0;
-    int n = fscanf(f, "%20llu %20llu", &quota, &period); /* "max 100000" fails at the first */
-    fclose(f);
+    /* "max 100000" fails at the first; NOLINTNEXTLINE(cert-err34-c): numbers of the kernel's, which fit */
+    int n = fscanf(f, "%20llu %20llu", &quota, &period);
+    (void)fclose(f);
     if (n != 2 || quota == 0 || period == 0) {
         return UINT32_MAX;
     }

@@ -12,7 +12,7 @@
 /* The whole of a file or of standard input, in b. */
 static int read_input(const char *path, struct gd_buf *b, struct gd_err *err)
 {
-    char chunk[65536];
+    char chunk[8192];
     size_t n;
     bool is_stdin = path == NULL || strcmp(path, "-") == 0;
     FILE *f = is_stdin ? stdin : fopen(path, "rb");
@@ -24,7 +24,7 @@ static int read_input(const char *path, struct gd_buf *b, struct gd_err *err)
     }
     bool bad = ferror(f) != 0;
     if (!is_stdin) {
-        fclose(f);
+        (void)fclose(f);
     }
     if (bad || b->failed != 0) {
         return gd_err_set(err, bad ? GD_EIO : b->failed, "%s: %s", is_stdin ? "input" : path,
@@ -81,7 +81,7 @@ static bool run_request(struct gd_guard *g, request_fn fn, struct gd_str text)
         write_error(&out, &err);
     }
     printf("%s\n", out.data);
-    fflush(stdout);
+    (void)fflush(stdout);
     gd_buf_free(&out);
     gd_arena_free(&a);
     return rc == 0;

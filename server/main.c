@@ -36,7 +36,7 @@ static void print_usage(FILE *to)
 
 int main(int argc, char **argv)
 {
-    signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         print_usage(stderr);
         return GD_EXIT_USAGE;

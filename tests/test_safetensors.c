@@ -1,6 +1,6 @@
 /* test_safetensors.c - the header parser on vectors of bytes, on every truncation and on every
  * one-byte change of a valid file; sets of shards in a temporary directory; digests; the parser
- * under every memory budget. */
+ * under every memory budget, and sets with every allocation and every read failing in turn. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,10 +10,47 @@
 
 #include "guardian/safetensors.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* ---- faults: the linker leads these calls of the product here (--wrap) ---- */
+
+static long faults_in = -1; /* calls until one fails; below 0: none does */
+static bool callocs_fail;   /* all of them */
+
+void *__real_malloc(size_t n);
+void *__wrap_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+ssize_t __real_pread(int fd, void *p, size_t n, off_t at);
+ssize_t __wrap_pread(int fd, void *p, size_t n, off_t at);
+
+static bool fault(void)
+{
+    return faults_in >= 0 && faults_in-- == 0;
+}
+
+void *__wrap_malloc(size_t n)
+{
+    return fault() ? NULL : __real_malloc(n);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return callocs_fail || fault() ? NULL : __real_calloc(n, size);
+}
+
+ssize_t __wrap_pread(int fd, void *p, size_t n, off_t at)
+{
+    if (fault()) {
+        errno = EIO;
+        return -1;
+    }
+    return __real_pread(fd, p, n, at);
+}
 
 /* ---- helpers ---- */
 
@@ -107,6 +144,8 @@ static const struct vector VECTORS[] = {
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[\"1\"],\"data_offsets\":[0,1]}}", 1, GD_EMODEL, "'shape'"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[9007199254740993],\"data_offsets\":[0,1]}}", 1, GD_EMODEL, "2^53"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", 1, GD_ELIMIT, "dimensions"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":1}}", 1, GD_EMODEL, "two integers"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":{\"a\":0,\"b\":1}}}", 1, GD_EMODEL, "two integers"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0]}}", 1, GD_EMODEL, "two integers"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,2]}}", 1, GD_EMODEL, "two integers"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[-1,0]}}", 1, GD_EMODEL, "two integers"},
@@ -518,6 +557,9 @@ static void test_bad_index(void **state)
         {"{\"weight_map\":{\"a\":\"d\\\\x.safetensors\"}}", GD_EMODEL, "plain file name"},
         {"{\"weight_map\":{\"a\":\"x.safetensors\\u0000\"}}", GD_EMODEL, "plain file name"},
         {"{\"weight_map\":{\"a\":\"none.safetensors\"}}", GD_EIO, "none.safetensors"},
+        {"{\"weight_map\":{\"\":\"x.safetensors\",\"a\":\"x.safetensors\"}}", GD_EMODEL, "'b'"},
+        {"{\"weight_map\":{\"a\":\"no_tensors\"}}", GD_EMODEL,
+         "the index names tensor 'a' in shard 'no_tensors', which lacks it"},
         {"{\"weight_map\":{\"a\":\"x.safetensors\",\"a\":\"x.safetensors\"}}", GD_EMODEL, "twice"},
         {"{\"weight_map\":{\"a\":\"x.safetensors\",\"c\":\"y.safetensors\"}}", GD_EMODEL,
          "tensor 'b' of shard 'x.safetensors' is not in the index"},
@@ -531,14 +573,153 @@ static void test_bad_index(void **state)
          "safetensors\"}}",
          GD_EMODEL, "bad.safetensors: "},
     };
+    char none[16];
     (void)state;
     put_shard("x.safetensors", "a b");
     put_shard("y.safetensors", "c");
     put_text("bad.safetensors", "1234");
+    put("no_tensors", none, image(none, "{}", 0));
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         put_text("model.safetensors.index.json", cases[i].index);
         refused(cases[i].code, cases[i].says);
     }
+}
+
+/* An index of n lines "<i>": "<file>", each in a file of its own when `apart`. */
+static void put_index(size_t n, const char *file, bool apart)
+{
+    FILE *f = fopen(in_dir("model.safetensors.index.json"), "wb");
+    assert_non_null(f);
+    fputs("{\"weight_map\":{", f);
+    for (size_t i = 0; i < n; i++) {
+        fprintf(f, "%s\"%zu\":\"%s", i > 0 ? "," : "", i, file);
+        if (apart)
+            fprintf(f, "%zu", i);
+        fputs("\"", f);
+    }
+    fputs("}}", f);
+    fclose(f);
+}
+
+static void test_limits_of_an_index(void **state)
+{
+    char name[GD_SAFETENSORS_NAME_BYTES_MAX + 2];
+    (void)state;
+    put_index(GD_MODEL_SHARDS_MAX, "x", true);
+    refused(GD_EIO, "x0");
+    put_index(GD_MODEL_SHARDS_MAX + 1, "x", true);
+    refused(GD_ELIMIT, "more than 1024 shards");
+    put_index(GD_SAFETENSORS_TENSORS_MAX, "x", false);
+    refused(GD_EIO, "/x'");
+    put_index(GD_SAFETENSORS_TENSORS_MAX + 1, "x", false);
+    refused(GD_EMODEL, "1 to 65536 tensors");
+    memset(name, 'x', sizeof name);
+    name[sizeof name - 1] = '\0';
+    put_index(1, name, false);
+    refused(GD_EMODEL, "plain file name");
+    name[sizeof name - 2] = '\0';
+    put_index(1, name, false);
+    refused(GD_EIO, name); /* longer than any file system takes, but tried */
+}
+
+static void test_no_tensors(void **state)
+{
+    struct gd_safetensors *s = NULL;
+    struct gd_err err;
+    char bytes[16];
+    (void)state;
+    put("model.safetensors", bytes, image(bytes, "{}", 0));
+    assert_int_equal(open_set(&s, &err), GD_OK);
+    assert_int_equal(gd_safetensors_count(s), 0);
+    assert_null(gd_safetensors_find(s, "a"));
+    assert_null(gd_safetensors_at(s, 0));
+    gd_safetensors_close(s);
+}
+
+/* A shard of n one-byte tensors "0", "1", ... and the index of it. */
+static void put_many(size_t n)
+{
+    const size_t cap = 128 + n * 80;
+    char *header = malloc(cap), *bytes = malloc(cap + n);
+    assert_true(header != NULL && bytes != NULL);
+    size_t len = strlen(strcpy(header, "{"));
+    for (size_t i = 0; i < n; i++)
+        len += (size_t)snprintf(
+            header + len, cap - len,
+            "%s\"%zu\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%zu,%zu]}",
+            i > 0 ? "," : "", i, i, i + 1);
+    strcpy(header + len, "}");
+    put("x", bytes, image(bytes, header, n));
+    put_index(n, "x", false);
+    free(header);
+    free(bytes);
+}
+
+/* Opening and reading with call number n failing, for every n until none is left. */
+static void fail_each_in_turn(bool *no_memory, bool *no_io)
+{
+    long n = -1;
+    int rc;
+    do {
+        struct gd_safetensors *s = NULL;
+        const struct gd_file_digest *d = NULL;
+        struct gd_err err = {0};
+        size_t files = 0;
+        char byte = 0;
+        faults_in = ++n;
+        rc = gd_safetensors_open(&s, dir, &err);
+        if (rc == GD_OK)
+            rc = gd_safetensors_read(s, gd_safetensors_find(s, "1"), &byte, &err);
+        if (rc == GD_OK)
+            rc = gd_safetensors_digest(s, &d, &files, NULL, NULL, &err);
+        const bool hit = faults_in < 0;
+        faults_in = -1;
+        gd_safetensors_close(s);
+        assert_true(hit == (rc != GD_OK));
+        assert_true(rc == GD_OK || (err.code == rc && err.msg[0] != '\0'));
+        assert_true(rc == GD_OK || rc == GD_ENOMEM || rc == GD_EIO);
+        assert_null(strstr(err.msg, "x: file '")); /* named once */
+        assert_null(strstr(err.msg, "model.safetensors: file '"));
+        *no_memory |= rc == GD_ENOMEM;
+        *no_io |= rc == GD_EIO;
+    } while (rc != GD_OK);
+    assert_true(n > 10);
+}
+
+/* Numbers of tensors, because an arena asks for memory only when a block is full. */
+static void test_every_fault(void **state)
+{
+    bool no_memory = false, no_io = false;
+    (void)state;
+    for (size_t n = 2; n < 2000; n += 1 + n / 3) {
+        put_many(n);
+        fail_each_in_turn(&no_memory, &no_io);
+    }
+    assert_int_equal(unlink(in_dir("model.safetensors.index.json")), 0);
+    put_shard("model.safetensors", "0 1");
+    fail_each_in_turn(&no_memory, &no_io);
+    assert_true(no_memory && no_io);
+}
+
+/* Digests are kept in the set's arena: when its block is full, there is no memory for one more. */
+static void test_no_memory_for_digests(void **state)
+{
+    struct gd_safetensors *s = NULL;
+    const struct gd_file_digest *d = NULL;
+    struct gd_err err;
+    size_t n = 0;
+    int rc = GD_OK;
+    (void)state;
+    put_shard("model.safetensors", "a");
+    assert_int_equal(open_set(&s, &err), GD_OK);
+    for (int i = 0; i < 100000 && rc == GD_OK; i++) {
+        callocs_fail = true;
+        rc = gd_safetensors_digest(s, &d, &n, NULL, NULL, &err);
+        callocs_fail = false;
+    }
+    assert_int_equal(rc, GD_ENOMEM);
+    assert_int_equal(err.code, GD_ENOMEM);
+    gd_safetensors_close(s);
 }
 
 static void test_same_tensor_in_two_shards(void **state)
@@ -645,6 +826,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_not_a_regular_file, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_shards, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_bad_index, make_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_limits_of_an_index, make_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_no_tensors, make_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_every_fault, make_dir, drop_dir),
+        cmocka_unit_test_setup_teardown(test_no_memory_for_digests, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_same_tensor_in_two_shards, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_digests, make_dir, drop_dir),
         cmocka_unit_test_setup_teardown(test_digest_of_blocks, make_dir, drop_dir),

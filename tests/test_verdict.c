@@ -196,7 +196,43 @@ static void test_all_risks_masked(void **state)
     assert_int_equal(gd_verdict_make(p, &traj, false, logits, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_REVIEW);
     assert_int_equal(v.choice, 'A');
+    assert_non_null(strstr(v.reason, "no risk of the policy can be judged"));
+    /* even a threshold that flags everything flags no risk that could not be judged, and does not allow */
+    p->flag_threshold = p->block_threshold = 0;
+    assert_int_equal(gd_verdict_make(p, &traj, false, logits, &v), GD_OK);
+    assert_false(v.flagged);
+    assert_int_equal(v.label, GD_LABEL_APPROPRIATE);
+    assert_int_equal(v.action, GD_ACTION_REVIEW);
     gd_policy_close(p);
+}
+
+/* A policy file cannot be like that; were one, there is no verdict. */
+static void test_nothing_unmasked(void **state)
+{
+    struct fixture *f = *state;
+    struct gd_policy p = *f->p;
+    const struct gd_trajectory traj = {.phase = GD_PHASE_REQUEST, .has_user = true};
+    const float logits[2] = {1, 2};
+    struct gd_verdict v;
+    memset(&v, 0xA5, sizeof v);
+    p.choices[0].label = GD_LABEL_DATA_INJECTION;
+    p.choices[1].label = GD_LABEL_FUNCTION_OVERLAPPING;
+    p.n_choices = 2;
+    assert_int_equal(gd_verdict_make(&p, &traj, false, logits, &v), GD_ENUMERIC);
+    assert_int_equal(v.action, GD_ACTION_ERROR);
+    p.n_choices = 0;
+    assert_int_equal(gd_verdict_make(&p, &traj, false, logits, &v), GD_ENUMERIC);
+    assert_int_equal(v.action, GD_ACTION_ERROR);
+}
+
+static void test_names_of_actions(void **state)
+{
+    (void)state;
+    assert_string_equal(gd_action_name(GD_ACTION_ALLOW), "allow");
+    assert_string_equal(gd_action_name(GD_ACTION_REVIEW), "review");
+    assert_string_equal(gd_action_name(GD_ACTION_BLOCK), "block");
+    assert_string_equal(gd_action_name(GD_ACTION_ERROR), "error");
+    assert_string_equal(gd_action_name((enum gd_action)77), "error"); /* never by chance "allow" */
 }
 
 static void test_not_finite(void **state)
@@ -256,6 +292,7 @@ static void test_reason(void **state)
         towards(logits, label, 0.9);
         assert_int_equal(gd_verdict_make(f->p, &answer, true, logits, &v), GD_OK);
         assert_non_null(strstr(v.reason, "duplicate keys or invalid text"));
+        assert_true(strlen(v.reason) < sizeof v.reason - 1); /* not cut */
         assert_null(strchr(v.reason, '\n'));
     }
 }
@@ -269,6 +306,8 @@ int main(void)
         cmocka_unit_test(test_masks),
         cmocka_unit_test(test_never_allow_in_doubt),
         cmocka_unit_test(test_all_risks_masked),
+        cmocka_unit_test(test_nothing_unmasked),
+        cmocka_unit_test(test_names_of_actions),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_extreme_logits),
         cmocka_unit_test(test_reason),

@@ -120,7 +120,7 @@ struct gdk_attention_scratch { /* of one thread, 64-byte aligned */
 uint32_t gdk_attention_items(const struct gd_batch *b, const struct gd_attn_shape *s);
 void gdk_attention_cpu(uint32_t item, const struct gd_batch *b, const struct gd_attn_shape *s,
                        const float *qkv, const struct gdk_kv_layer *kv, float *out,
-                       struct gdk_attention_scratch *scratch);
+                       struct gdk_attention_scratch *w);
 
 /* out = silu(gate) * up */
 void gdk_swiglu_cpu(uint32_t begin, uint32_t end, uint32_t ffn, const float *gate_up, float *out);

@@ -48,6 +48,15 @@ struct gd_err {
 int gd_err_set(struct gd_err *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+#ifdef GD_ANALYZER /* Static analyzers see one file at a time: what is returned is the code. */
+static inline int gd_err_second(int rc, int code)
+{
+    (void)rc;
+    return code;
+}
+#define gd_err_set(err, code, ...) gd_err_second((gd_err_set)((err), (code), __VA_ARGS__), (code))
+#endif
+
 /* Puts "prefix: " before the message; keeps the code. For callers that know the file or field. */
 void gd_err_prefix(struct gd_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

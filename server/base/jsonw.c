@@ -153,6 +153,7 @@ static void put_shortest(struct gd_json_writer *w, double v, bool is_float)
     for (int digits = fabs(v) < least_normal ? 1 : exact; digits <= enough; digits++) {
         (void)snprintf(text, sizeof text, "%.*g", digits, v);
         const double back = is_float ? (double)strtof(text, NULL) : strtod(text, NULL);
+        /* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison,cert-exp42-c,cert-flp37-c): -0 is not 0 */
         if (memcmp(&back, &v, sizeof v) == 0)
             break;
     }

@@ -70,7 +70,7 @@ static void format(char *out, size_t size, const char *fmt, va_list args)
         trim_cut_char(out);
 }
 
-int gd_err_set(struct gd_err *err, int code, const char *fmt, ...)
+int(gd_err_set)(struct gd_err *err, int code, const char *fmt, ...)
 {
     if (!err)
         return code;

@@ -513,8 +513,9 @@ uint64_t gd_engine_resident_bytes(void)
     }
     char line[256];
     unsigned long long kib = 0;
+    /* NOLINTNEXTLINE(cert-err34-c): a number of the kernel's, which fits */
     while (fgets(line, sizeof line, f) != NULL && sscanf(line, "VmRSS: %20llu", &kib) != 1) {
     }
-    fclose(f);
+    (void)fclose(f);
     return (uint64_t)kib * 1024;
 }

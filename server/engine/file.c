@@ -31,7 +31,7 @@ char *gd_path_join(const char *dir, const char *name)
     char *path = malloc(sum);
     if (path == NULL)
         return NULL;
-    memcpy(path, dir, nd);
+    memcpy(path, dir, nd); /* NOLINT(bugprone-not-null-terminated-result): the name follows */
     path[nd] = '/';
     memcpy(path + nd + 1, name, nn + 1);
     return path;
@@ -87,10 +87,10 @@ int gd_file_read_at(int fd, const char *path, uint64_t offset, void *dst, size_t
             continue;
         if (got < 0)
             return gd_err_set(err, GD_EIO, "file '%s' cannot be read at byte %llu: %s", path,
-                              (unsigned long long)(offset + done), strerror(errno));
+                              (unsigned long long)offset + done, strerror(errno));
         if (got == 0)
             return gd_err_set(err, GD_EIO, "file '%s' was cut: byte %llu is not there", path,
-                              (unsigned long long)(offset + done));
+                              (unsigned long long)offset + done);
         done += (size_t)got;
     }
     return GD_OK;

@@ -239,12 +239,12 @@ static int keep_digests(struct loader *l, struct gd_file_digest *d, size_t n)
     uint8_t digest[32];
     size_t names = 0;
     qsort(d, n, sizeof *d, by_path);
-    gd_buf_init(&lines, n * (sizeof d->sha256 + 2 * GD_SAFETENSORS_NAME_BYTES_MAX));
+    gd_buf_init(&lines, n * (sizeof d->sha256 + (size_t)2 * GD_SAFETENSORS_NAME_BYTES_MAX));
     for (size_t i = 0; i < n; i++) {
         names += d[i].path.len + 1;
         gd_buf_fmt(&lines, "%s  %s\n", d[i].sha256, d[i].path.ptr);
     }
-    m->files = malloc(n * sizeof *d + names);
+    m->files = malloc(n * sizeof *d + names + 1);
     if (m->files == NULL || lines.failed != GD_OK) {
         gd_buf_free(&lines);
         return gd_err_set(l->err, GD_ENOMEM, "no memory for the digests of %zu files", n);

@@ -58,7 +58,7 @@ static bool bytes_of(const struct gd_tensor_info *t, unsigned bits, uint64_t *ou
 static bool read_number(const struct gd_json *v, uint64_t *out)
 {
     int64_t n;
-    if (!gd_json_is(v, GD_JSON_NUMBER) || v->raw.ptr[0] == '-' || !gd_json_i64(v, &n) || n < 0 ||
+    if (!gd_json_is(v, GD_JSON_NUMBER) || v->raw.ptr[0] == '-' || !gd_json_i64(v, &n) ||
         n > NUMBER_MAX)
         return false;
     *out = (uint64_t)n;

@@ -10,8 +10,8 @@ struct gd_str gd_text_trim(struct gd_str text);
 /* Nothing is left of it by S. */
 bool gd_text_blank(struct gd_str text);
 
-/* Appends F(text). */
-void gd_text_fold(struct gd_buf *b, struct gd_str text);
+/* Appends F(s). */
+void gd_text_fold(struct gd_buf *b, struct gd_str s);
 
 /* A character that is not shown (Default_Ignorable_Code_Point). */
 bool gd_text_invisible(uint32_t cp);

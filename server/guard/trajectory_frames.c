@@ -30,7 +30,7 @@ struct frames {
     struct request *requests;
     uint32_t n, cap;
     struct gd_str server; /* of the current frame */
-    const char *path;
+    char path[64];        /* of the current frame */
 };
 
 static bool same_id(const struct gd_json *x, const struct gd_json *y)
@@ -207,6 +207,7 @@ static int add_unasked(struct frames *f, const struct gd_json *frame, const stru
                            gd_json_get(result, "supportedVersions") ||
                            gd_json_get(result, "capabilities");
     const bool tool = gd_json_get(result, "content") || gd_json_get(result, "structuredContent");
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): gd_json_is is false for NULL */
     if (!tool && (handshake || (gd_json_is(result, GD_JSON_OBJECT) && result->n_children == 0)))
         return GD_OK;
     return add_result(f, frame, -1);
@@ -262,14 +263,12 @@ static int add_frame(struct frames *f, const struct gd_json *frame)
 /* Array elements: a JSON-RPC batch of 2025-03-26. */
 static int add_frame_or_batch(struct frames *f, const struct gd_json *frame, uint32_t i)
 {
-    char path[64];
-    f->path = path;
-    (void)snprintf(path, sizeof path, "frames[%u]", (unsigned)i);
+    (void)snprintf(f->path, sizeof f->path, "frames[%u]", (unsigned)i);
     if (frame->type != GD_JSON_ARRAY)
         return add_frame(f, frame);
     uint32_t k = 0;
     for (const struct gd_json *m = frame->child; m; m = m->next, k++) {
-        (void)snprintf(path, sizeof path, "frames[%u][%u]", (unsigned)i, (unsigned)k);
+        (void)snprintf(f->path, sizeof f->path, "frames[%u][%u]", (unsigned)i, (unsigned)k);
         const int rc = add_frame(f, m);
         if (rc != GD_OK)
             return rc;

@@ -48,7 +48,7 @@ static int score(const struct gd_policy *p, const float *logits, struct gd_verdi
             p_of[i] = exp((double)logits[i] - max);
         sum += p_of[i];
     }
-    if (!isfinite(sum) || sum <= 0)
+    if (!(sum >= 1)) /* the largest gives 1: all are masked, or a number is none */
         return GD_ENUMERIC;
     for (uint32_t i = 0; i < p->n_choices; i++)
         v->scores[p->choices[i].label] = p_of[i] / sum;
@@ -83,10 +83,8 @@ static void write_reason(const struct gd_trajectory *traj, struct doubts d, stru
     char step[32] = "";
     if (traj->step >= 0)
         (void)snprintf(step, sizeof step, "step %d, ", (int)traj->step);
-    const int n = snprintf(v->reason, sizeof v->reason, "%s: %s (%srisk %.2f)", info->name,
-                           info->meaning, step, v->risk);
-    const size_t at = n < 0 ? 0 : (size_t)n < sizeof v->reason ? (size_t)n : sizeof v->reason - 1;
-    (void)snprintf(v->reason + at, sizeof v->reason - at, "%s%s%s",
+    (void)snprintf(v->reason, sizeof v->reason, "%s: %s (%srisk %.2f)%s%s%s", info->name,
+                   info->meaning, step, v->risk,
                    d.truncated ? "; events were left out, the context is full" : "",
                    d.ambiguous ? "; a payload has duplicate keys or invalid text" : "",
                    d.unjudged ? "; no risk of the policy can be judged here" : "");
@@ -109,8 +107,8 @@ int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj,
                                  (traj->flags & (GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8)) != 0,
                              .unjudged = risk == NULL};
     v.risk = 1 - v.scores[GD_LABEL_APPROPRIATE];
-    if (!isfinite(v.risk))
-        return GD_ENUMERIC;
+    if (!isfinite(v.risk))  /* GCOVR_EXCL_BR_LINE: scores are finite; were they not, no verdict */
+        return GD_ENUMERIC; /* GCOVR_EXCL_LINE */
     v.threshold = p->flag_threshold;
     v.flagged = v.risk >= p->flag_threshold && risk;
     v.choice = most_probable(p, &v, false)->letter;
@@ -120,7 +118,7 @@ int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj,
         v.action = v.risk >= p->block_threshold ? GD_ACTION_BLOCK : GD_ACTION_REVIEW;
     else if (d.truncated || d.ambiguous || d.unjudged)
         v.action = GD_ACTION_REVIEW;
-    else if (v.risk < p->flag_threshold)
+    else if (v.risk < p->flag_threshold) /* GCOVR_EXCL_BR_LINE: else it is flagged or unjudged */
         v.action = GD_ACTION_ALLOW;
     *out = v;
     return GD_OK;

@@ -279,7 +279,8 @@ void gd_gate_body(const struct gd_http_request *req, bool takes_body, struct gd_
         return;
     }
     const char *coding = gd_http_header_get(req, "content-encoding");
-    if (coding != NULL && !equals_nocase(coding, "identity")) {
+    if (coding != NULL &&
+        (header_count(req, "content-encoding") != 1 || !equals_nocase(coding, "identity"))) {
         refuse(out, 415, "unsupported_media_type", "the body must not be compressed");
     }
 }

@@ -145,7 +145,7 @@ void gd_reply_head(const struct gd_http_request *req, const struct gd_http_respo
     time_t now = time(NULL);
     struct tm tm;
     gmtime_r(&now, &tm);
-    strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", &tm);
+    (void)strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", &tm);
     gd_buf_fmt(out, "HTTP/1.1 %d %s\r\n", resp->status, reason_of(resp->status));
     gd_buf_fmt(out, "Date: %s\r\n", date);
     gd_buf_fmt(out, "Content-Type: %s\r\n", resp->content_type);

@@ -289,7 +289,7 @@ uint32_t gd_sockets_init(uint32_t n)
             (void)setrlimit(RLIMIT_NOFILE, &files);
         }
         if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < want) {
-            n = files.rlim_cur > 2 * FD_OTHERS ? (uint32_t)files.rlim_cur - FD_OTHERS : FD_OTHERS;
+            n = files.rlim_cur > (rlim_t)2 * FD_OTHERS ? (uint32_t)files.rlim_cur - FD_OTHERS : FD_OTHERS;
         }
     }
     atomic_store(&all.max, n);

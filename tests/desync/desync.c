@@ -211,8 +211,14 @@ static void note_passed(const struct conn *c, const struct answer *a)
     const char *text = c->path == DIRECT ? a->id : a->front;
     const bool plain =
         c->path != DIRECT || (c->n_answers <= c->ref.n && c->ref.r[c->n_answers - 1].plain);
-    if (plain && a->status / 100 == 2 && id_find(text, strlen(text), opt.seed, &id, NULL) &&
-        id.number == c->number) {
+    if (!plain || a->status / 100 != 2) {
+        return;
+    }
+    if (!id_find(text, strlen(text), opt.seed, &id, NULL)) {
+        /* An id that a change of bytes has spoilt may have come out whole on another path. */
+        const bool spoilt = c->path != DIRECT && text[0] != '\0' && text[strlen(text) - 1] != ':';
+        record_of(c->number)->given_up |= spoilt;
+    } else if (id.number == c->number) {
         record_of(c->number)->passed[c->path] |= id_bit(&id);
     }
 }
@@ -300,6 +306,15 @@ static bool pull(struct conn *c)
     return k > 0 && c->n_in < IN_MAX;
 }
 
+/* Guardian has ended the connection instead of answering a good request, and did not say so before: a
+ * proxy that shares its connections would have lost another client's request with it. */
+static bool is_broken_promise(const struct conn *c)
+{
+    const struct ref_request *next = c->n_answers < c->ref.n ? &c->ref.r[c->n_answers] : NULL;
+    return c->path == DIRECT && c->n_answers > 0 && !c->said_close && !c->half && next != NULL &&
+           next->state == REF_GOOD && next->plain;
+}
+
 static void turn_case(struct conn *c)
 {
     const bool ended = !pull(c);
@@ -319,6 +334,9 @@ static void turn_case(struct conn *c)
         c->n_in = 0;
     }
     if (ended) {
+        if (is_broken_promise(c)) {
+            report(c->path, c->number, "a connection was ended that was said to be kept", "", 0);
+        }
         end_case(c);
     } else if (c->n_answers >= c->ref.n) {
         stop_sending(c);

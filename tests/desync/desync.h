@@ -85,7 +85,7 @@ struct record {
     uint32_t logged[PATHS]; /* ids that Guardian has written into its log */
     uint32_t passed[PATHS]; /* ids answered with 2xx */
     unsigned n_done;        /* paths that are through */
-    bool given_up;          /* one of them was too slow to say anything about */
+    bool given_up; /* what passed on one of them cannot be known: too slow, or a spoilt id */
 };
 #define RECORDS 65536u
 extern struct record records[RECORDS];

@@ -6,6 +6,7 @@
  *   - the special tokens of the prompt are those of the policy, its ids fit the context, and decode to its text;
  *   - what may be kept of it is the policy's prefix at least, and ends with the body at the latest, but not earlier;
  *   - events left out are never hidden: truncated says so and the verdict of calm scores is not allow. */
+#include "check.h"
 #include "guardian/prompt.h"
 #include "guardian/verdict.h"
 
@@ -51,32 +52,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         GD_ASSERT(gd_policy_parse(&loaded[i], gd_str_from(policies[i]), NULL, tokenizer, &err) ==
                   GD_OK);
     return 0;
-}
-
-static void check_trajectory(const struct gd_trajectory *t)
-{
-    int32_t calls = 0;
-    bool answered[GD_EVENTS_MAX] = {false};
-    GD_ASSERT(t->n_events > 0 && t->n_events <= GD_EVENTS_MAX && t->n_tools <= GD_TOOLS_MAX);
-    for (uint32_t i = 0; i < t->n_events; i++) {
-        const struct gd_event *e = &t->events[i];
-        GD_ASSERT(e->n_tools == 0 || e->kind == GD_EVENT_CATALOG);
-        GD_ASSERT(e->tool_first <= t->n_tools && e->n_tools <= t->n_tools - e->tool_first);
-        GD_ASSERT(e->call == -1 || e->kind == GD_EVENT_RESULT);
-        calls += e->kind == GD_EVENT_CALL;
-        if (e->call < 0)
-            continue;
-        GD_ASSERT((uint32_t)e->call < i && t->events[e->call].kind == GD_EVENT_CALL &&
-                  !answered[e->call]);
-        GD_ASSERT(gd_str_eq(e->name, t->events[e->call].name));
-        answered[e->call] = true;
-    }
-    uint32_t last = t->n_events - 1;
-    while (last > 0 && t->events[last].kind == GD_EVENT_CATALOG)
-        last--;
-    GD_ASSERT((t->phase == GD_PHASE_REQUEST) == (t->events[last].kind == GD_EVENT_CALL));
-    GD_ASSERT(t->step >= -1 && t->step < calls);
-    GD_ASSERT(t->phase == GD_PHASE_RESPONSE || t->step == calls - 1);
 }
 
 static bool begins(const char *line, const char *marker)

@@ -8,7 +8,7 @@
  * the file;
  *   - what is refused says why, in UTF-8;
  *   - under a small arena the result is the same or GD_ENOMEM. */
-#include "guardian/json.h"
+#include "check.h"
 #include "guardian/safetensors.h"
 
 #include <jansson.h>
@@ -131,19 +131,6 @@ static void check_accepted(const struct gd_tensor_info *t, size_t n, uint64_t he
         at += t[i].nbytes;
     }
     GD_ASSERT(at == file_bytes);
-}
-
-/* Messages go to logs: they must be there, and UTF-8. */
-static void check_message(const struct gd_err *err)
-{
-    struct gd_str s = gd_str_from(err->msg);
-    uint32_t cp;
-    GD_ASSERT(s.len > 0 && s.len < GD_ERR_MSG_MAX);
-    for (size_t i = 0; i < s.len;) {
-        int n = gd_utf8_next(s, i, &cp);
-        GD_ASSERT(n > 0);
-        i += (size_t)n;
-    }
 }
 
 /* Where the second opinion is known to differ: it reads -0 as 0, stops early at a zero byte, and
