@@ -201,9 +201,13 @@ static void test_what_is_told(void **state)
          999999999},
         {{{"Connection: close"}}, "1.1", false, false, true, 0},
         {{{"connection: Keep-Alive", "CONNECTION: x,CLOSE"}}, "1.1", false, false, true, 0},
-        {{{"Connection: clos"}}, "1.1", false, false, false, 0},
-        {{{"Connection: cxose, clxse, cloxe, closx"}}, "1.1", false, false, false, 0},
-        {{{"Connection: "}}, "1.1", false, false, false, 0},
+        {{{"Connection: keep-alive"}}, "1.1", false, false, false, 0},
+        {{{"Connection: Keep-Alive"}}, "1.1", false, false, false, 0},
+        {{{"Connection: keep-alive", "Connection: keep-alive"}}, "1.1", false, false, true, 0},
+        {{{"Connection: keep-alive, x"}}, "1.1", false, false, true, 0},
+        {{{"Connection: clos"}}, "1.1", false, false, true, 0},
+        {{{"Connection: cxose, clxse, cloxe, closx"}}, "1.1", false, false, true, 0},
+        {{{"Connection: "}}, "1.1", false, false, true, 0},
         {{{"X: close"}}, "1.1", false, false, false, 0},
     };
     (void)state;

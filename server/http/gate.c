@@ -180,24 +180,13 @@ static void check_options(const struct gd_http_request *req, struct gd_gate *g)
     }
 }
 
+/* The library keeps a connection open after HTTP/1.1 with no Connection field, or with a first one
+ * that names keep-alive: what goes beyond one such field is answered with "close". */
 static bool asks_to_close(const struct gd_http_request *req)
 {
-    if (strcmp(req->version, "1.1") != 0) {
-        return true;
-    }
-    for (uint32_t i = 0; i < req->n_headers; i++) {
-        const char *v = req->headers[i].value;
-        if (!equals_nocase(req->headers[i].name, "connection")) {
-            continue;
-        }
-        for (size_t k = 0; v[k] != '\0'; k++) {
-            if (lower(v[k]) == 'c' && strlen(v + k) >= 5 && lower(v[k + 1]) == 'l' &&
-                lower(v[k + 2]) == 'o' && lower(v[k + 3]) == 's' && lower(v[k + 4]) == 'e') {
-                return true;
-            }
-        }
-    }
-    return false;
+    const uint32_t n = header_count(req, "connection");
+    return strcmp(req->version, "1.1") != 0 || n > 1 ||
+           (n == 1 && !equals_nocase(gd_http_header_get(req, "connection"), "keep-alive"));
 }
 
 void gd_gate_framing(const struct gd_http_request *req, struct gd_gate *out)

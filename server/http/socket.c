@@ -219,6 +219,16 @@ static size_t head_end(const char *s, size_t n)
     return 0;
 }
 
+/* A target that is no path: the library closes without an answer for some of them, and answers 400 for
+ * one that begins with a dash. */
+static void spoil_odd_target(char *head, size_t n)
+{
+    char *blank = memchr(head, ' ', n);
+    if (blank != NULL && blank + 1 < head + n && blank[1] != '/') {
+        blank[1] = '-';
+    }
+}
+
 /* A recv into the buffer, behind the `before` bytes of a head that are there. */
 static ssize_t receive_head(int fd, size_t before, size_t n, int flags)
 {
@@ -234,7 +244,10 @@ static ssize_t receive_head(int fd, size_t before, size_t n, int flags)
     const size_t filled = before + (k > 0 ? (size_t)k : 0);
     memset(mine.buffer + filled, 0, mine.used - filled);
     mine.used = filled;
-    mine.plain = end != 0 && filled == end && gd_gate_head_is_plain(mine.buffer, end);
+    if (end != 0 && filled == end) {
+        mine.plain = gd_gate_head_is_plain(mine.buffer, end);
+        spoil_odd_target(mine.buffer, end);
+    }
     return k;
 }
 
@@ -252,6 +265,14 @@ ssize_t recv(int fd, void *buf, size_t n, int flags)
         return next_recv(fd, buf, n, flags);
     }
     return receive_head(fd, (size_t)(at - base), n, flags);
+}
+
+/* What recv becomes in code that was compiled with _FORTIFY_SOURCE and knows how large buf is. */
+ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags);
+ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags)
+{
+    GD_ASSERT(n <= size);
+    return (recv)(fd, buf, n, flags);
 }
 
 int pthread_attr_setstacksize(pthread_attr_t *attr, size_t n)
@@ -289,7 +310,8 @@ uint32_t gd_sockets_init(uint32_t n)
             (void)setrlimit(RLIMIT_NOFILE, &files);
         }
         if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < want) {
-            n = files.rlim_cur > (rlim_t)2 * FD_OTHERS ? (uint32_t)files.rlim_cur - FD_OTHERS : FD_OTHERS;
+            n = files.rlim_cur > (rlim_t)2 * FD_OTHERS ? (uint32_t)files.rlim_cur - FD_OTHERS
+                                                       : FD_OTHERS;
         }
     }
     atomic_store(&all.max, n);
