@@ -112,7 +112,7 @@ def test_no_request_can_forge_a_line(start):
         assert isinstance(x["http.response.status_code"], int) and x["severity_text"] in ("INFO", "WARN")
         elsewhere = json.dumps({k: v for k, v in x.items() if k != "url.path"})
         assert "forged" not in elsewhere and "jndi" not in elsewhere
-    ours = {"listening", "device fallback", "memory plan", "ready", "request", "draining", "stopped"}
+    ours = {"listening", "device fallback", "model checked", "memory plan", "ready", "request", "draining", "stopped"}
     assert {x["msg"] for x in s.lines()} <= ours
 
 
