@@ -372,7 +372,8 @@ void gd_sockets_sweep(int64_t now_ns)
     pthread_mutex_lock(&linger.lock);
     for (uint32_t i = 0; i < linger.n; i++) {
         const int fd = linger.fd[i];
-        const int64_t until_ns = linger.until_ns[i] != 0 ? linger.until_ns[i] : now_ns + LINGER_NS;
+        const int64_t latest_ns = now_ns < INT64_MAX - LINGER_NS ? now_ns + LINGER_NS : INT64_MAX;
+        const int64_t until_ns = linger.until_ns[i] != 0 ? linger.until_ns[i] : latest_ns;
         if (now_ns >= until_ns || is_done(fd)) {
             (void)next_close(fd);
         } else {
