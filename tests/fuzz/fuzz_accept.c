@@ -102,7 +102,8 @@ static void check_request_id(const char *given)
     struct gd_http_request r = {0};
     memset(r.id, 'x', sizeof r.id);
     add(&r, "X-Request-Id", given);
-    gd_reply_request_id(&r);
+    struct gd_http_response resp = {.status = 200};
+    gd_reply_identify(&r, &resp);
     const size_t n = strnlen(r.id, sizeof r.id);
     GD_ASSERT(n > 0 && n <= GD_HTTP_REQUEST_ID_MAX && strspn(r.id, harmless) == n);
     const size_t len = strlen(given);

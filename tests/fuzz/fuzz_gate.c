@@ -180,7 +180,7 @@ static bool read_leniently(char *bytes, size_t n, struct gd_http_request *r, siz
 
 struct strict {
     size_t head;
-    uint32_t n_headers, hosts, lengths, codings, upgrades, expects, types;
+    uint32_t n_headers, hosts, lengths, codings, upgrades, expects, types, connections, packings;
     size_t length;
     bool bad_length, bad_expect, closes, expects_continue, query, origin, bad_type, packed;
     struct gd_str names[HEADERS_OF_LIBRARY], values[HEADERS_OF_LIBRARY];
@@ -195,16 +195,6 @@ static bool same_word(struct gd_str s, const char *lower)
             return false;
     }
     return true;
-}
-
-static bool has_word(struct gd_str s, const char *lower)
-{
-    const size_t n = strlen(lower);
-    for (size_t i = 0; i + n <= s.len; i++) {
-        if (same_word((struct gd_str){s.ptr + i, n}, lower))
-            return true;
-    }
-    return false;
 }
 
 static void note_length(struct strict *t, struct gd_str v)
@@ -241,9 +231,9 @@ static void note_header(struct strict *t, struct gd_str name, struct gd_str v)
     else if (same_word(name, "content-type"))
         note_type(t, v);
     else if (same_word(name, "content-encoding"))
-        t->packed |= !same_word(v, "identity");
+        t->packed |= t->packings++ > 0 || !same_word(v, "identity");
     else if (same_word(name, "connection"))
-        t->closes |= has_word(v, "close");
+        t->closes |= t->connections++ > 0 || !same_word(v, "keep-alive");
     if (same_word(name, "expect")) {
         t->expects_continue = same_word(v, "100-continue");
         t->bad_expect |= t->expects++ > 0 || !t->expects_continue;
