@@ -273,8 +273,6 @@ static long take_answer(struct conn *c, bool ended)
     }
     if (c->said_close) {
         wrong = "an answer after one that ends the connection";
-    } else if (c->unseen && a.has_id) {
-        wrong = "an answer of Guardian after one that the proxy did not look at";
     } else if (!a.has_length) {
         wrong = "an answer of no known length";
     } else {
