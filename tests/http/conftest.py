@@ -3,6 +3,7 @@
 GUARDIAN_BIN names the program (default: build/guardian), GUARDIAN_TEST_MODEL a model directory (default:
 weights/guardian-mini when it is complete, else a tiny model of tests/golden with policy_tiny.json).
 """
+import copy
 import http.client
 import json
 import math
@@ -292,16 +293,20 @@ TOOLS = [tool("get_weather", "Weather of a city now", city="string"), tool("send
                                                                            text="string")]
 
 
+def weather(city, *more):
+    """A request about the weather in a city; everything in it is the caller's own, to change."""
+    return {"tools": copy.deepcopy(TOOLS), "messages": [user("What is the weather in %s?" % city), *more]}
+
+
 def pending_request(city="Berlin", words=0):
     """A trajectory that ends with a call not yet answered; words make it longer."""
     more = [user("please " * min(100, words - k)) for k in range(0, words, 100)]
-    return {"tools": TOOLS, "messages": [user("What is the weather in %s?" % city), *more, call("get_weather", {"city": city})]}
+    return weather(city, *more, call("get_weather", {"city": city}))
 
 
 def answered_request(city="Berlin"):
-    return {"tools": TOOLS, "messages": [user("What is the weather in %s?" % city), call("get_weather", {"city": city}),
-                                         result("{\"temp_c\": 21}"),
-                                         {"role": "assistant", "content": "It is 21 degrees in %s." % city}]}
+    return weather(city, call("get_weather", {"city": city}), result("{\"temp_c\": 21}"),
+                   {"role": "assistant", "content": "It is 21 degrees in %s." % city})
 
 
 def unique():
