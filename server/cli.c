@@ -238,42 +238,34 @@ int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct
     return 0;
 }
 
-/* A line a second at most; on a terminal one line that is written over. */
+struct progress {
+    bool log;
+    int64_t last_ns;
+};
+
+/* A line a second at most; for a person at a terminal one line that is written over. */
 static void show_progress(void *ctx, const char *what, uint64_t done, uint64_t all)
 {
-    int64_t *last = ctx;
-    int64_t now = gd_now_ns();
-    bool tty = isatty(STDERR_FILENO) == 1;
-    if (*last == 0) {
-        *last = now;
+    struct progress *p = ctx;
+    const int64_t now_ns = gd_now_ns();
+    const bool tty = !p->log && isatty(STDERR_FILENO) == 1;
+    if (p->last_ns == 0) {
+        p->last_ns = now_ns;
     }
-    if (all == 0 || now - *last < (tty ? 100000000 : 1000000000)) {
+    if (all == 0 || now_ns - p->last_ns < (tty ? 100000000 : 1000000000)) {
         return;
     }
-    *last = now;
+    p->last_ns = now_ns;
+    if (p->log) {
+        gd_log(GD_LOG_INFO, "loading", GD_LOG_Z("step", what), GD_LOG_I64("bytes", (int64_t)done),
+               GD_LOG_I64("bytes_all", (int64_t)all));
+        return;
+    }
     fprintf(stderr, "%sguardian: %s %.0f %% of %.1f MiB%s", tty ? "\r" : "", what,
             100.0 * (double)done / (double)all, (double)all / 1048576.0, tty ? "  " : "\n");
     if (tty && done == all) {
         fprintf(stderr, "\n");
     }
-}
-
-static double gib(uint64_t nbytes)
-{
-    return (double)nbytes / (double)GD_GIB;
-}
-
-static void print_plan(const struct gd_engine *e)
-{
-    const struct gd_backend *be = gd_engine_backend(e);
-    const struct gd_engine_memory *m = gd_engine_memory(e);
-    fprintf(
-        stderr,
-        "guardian: memory of %s%s%s: weights %.3f GiB (%s), activations %.3f GiB, KV cache %.3f "
-        "GiB (%u blocks, %llu tokens), %.3f GiB left\n",
-        be->device, be->name[0] != '\0' ? " " : "", be->name, gib(m->weight_bytes), be->gemm_dtype,
-        gib(m->activation_bytes), gib(m->kv_bytes), (unsigned)m->kv_blocks,
-        (unsigned long long)m->kv_tokens, gib(m->left_bytes));
 }
 
 /* Looked at before the model loads, which takes long. */
@@ -298,7 +290,7 @@ static int check_policies(const char *paths, struct gd_err *err)
 int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                       struct gd_guard **out, struct gd_err *err)
 {
-    int64_t last = 0;
+    struct progress progress = {.log = hooks->log};
     const struct gd_guard_options opt = {
         .engine = {.model_dir = c->model,
                    .device = c->device,
@@ -310,7 +302,7 @@ int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                    .verdict_entries = c->verdict_entries,
                    .on_step = hooks->on_step,
                    .pulse = hooks->pulse,
-                   .model = {.progress = show_progress, .ctx = &last}},
+                   .model = {.progress = show_progress, .ctx = &progress}},
         .policy_paths = c->policy,
         .operating_point = c->point,
         .deadline_ms = hooks->deadline_ms,
@@ -318,7 +310,6 @@ int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
     int rc = check_policies(c->policy, err);
     rc = rc == 0 ? gd_guard_open(out, &opt, err) : rc;
     if (rc == 0) {
-        print_plan(gd_guard_engine(*out));
         return 0;
     }
     return rc == GD_EPOLICY || rc == GD_EUSAGE ? GD_EXIT_USAGE : GD_EXIT_MODEL;

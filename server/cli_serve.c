@@ -35,7 +35,7 @@ struct loader {
 static void *load_main(void *ctx)
 {
     struct loader *l = ctx;
-    const struct gd_cli_hooks hooks = {GD_DEADLINE_MS_DEFAULT, gd_stats_step, &l->pulse};
+    const struct gd_cli_hooks hooks = {GD_DEADLINE_MS_DEFAULT, gd_stats_step, &l->pulse, true};
     l->exit_code = gd_cli_open_guard(l->cli, &hooks, &l->guard, &l->err);
     if (l->exit_code == 0) {
         const int rc = gd_golden_check(l->cli->model, l->guard, &l->golden, &l->err);

@@ -147,6 +147,24 @@ static int judge_one(struct gd_guard *g, struct gd_arena *a, const struct gd_jso
     return rc;
 }
 
+static double gib(uint64_t nbytes)
+{
+    return (double)nbytes / (double)GD_GIB;
+}
+
+static void print_plan(const struct gd_engine *e)
+{
+    const struct gd_backend *be = gd_engine_backend(e);
+    const struct gd_engine_memory *m = gd_engine_memory(e);
+    fprintf(
+        stderr,
+        "guardian: memory of %s%s%s: weights %.3f GiB (%s), activations %.3f GiB, KV cache %.3f "
+        "GiB (%u blocks, %llu tokens), %.3f GiB left\n",
+        be->device, be->name[0] != '\0' ? " " : "", be->name, gib(m->weight_bytes), be->gemm_dtype,
+        gib(m->activation_bytes), gib(m->kv_bytes), (unsigned)m->kv_blocks,
+        (unsigned long long)m->kv_tokens, gib(m->left_bytes));
+}
+
 static void report_load(const struct gd_guard *g)
 {
     const struct gd_engine *e = gd_guard_engine((struct gd_guard *)(uintptr_t)g);
@@ -160,6 +178,7 @@ static void report_load(const struct gd_guard *g)
             m->load_ms, be->device, be->isa, be->gemm_dtype, (unsigned)be->n_threads);
     fprintf(stderr, "memory plan %.1f MiB, resident %.1f MiB\n",
             (double)m->bytes_needed / 1048576.0, (double)gd_engine_resident_bytes() / 1048576.0);
+    print_plan(e);
 }
 
 static int run_on_file(const struct gd_cli *c, const char *command, request_fn fn)

@@ -507,7 +507,7 @@ def judge(soak, base, middle):
 
 
 def check_log(soak, path, counted):
-    lines = [x for x in path.read_text().split("\n") if x and not x.startswith("guardian: ")]
+    lines = [x for x in path.read_text().split("\n") if x]
     try:
         requests = sum(json.loads(x)["msg"] == "request" for x in lines)
     except (ValueError, KeyError) as e:
@@ -523,7 +523,7 @@ def start(a, log):
     env = {k: v for k, v in os.environ.items() if not k.startswith("GUARDIAN_")}
     process = subprocess.Popen(argv, stderr=log, stdin=subprocess.DEVNULL, env={**env, **MALLOC})
     for _ in range(1200):
-        lines = [json.loads(x) for x in pathlib.Path(log.name).read_text().splitlines() if x.startswith("{") and x.endswith("}")]
+        lines = [json.loads(x) for x in pathlib.Path(log.name).read_text().splitlines() if x.endswith("}")]
         if any(x["msg"] == "ready" for x in lines):
             return process, next(x["port"] for x in lines if x["msg"] == "listening")
         if process.poll() is not None:

@@ -46,9 +46,10 @@ struct gd_cli_hooks {
     int64_t deadline_ms; /* of requests without one; 0: none */
     void (*on_step)(void *ctx, const struct gd_step_info *info);
     struct gd_pulse *pulse; /* of the engine; may be NULL */
+    bool log;               /* progress goes to the log, not to a person */
 };
 
-/* Loads model and policy with progress, and the memory plan, on standard error. 0, or an exit code
+/* Loads model and policy, and says once a second on standard error how far it is. 0, or an exit code
  * with the reason in err. */
 int gd_cli_open_guard(const struct gd_cli *c, const struct gd_cli_hooks *hooks,
                       struct gd_guard **out, struct gd_err *err);

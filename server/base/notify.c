@@ -37,7 +37,7 @@ static socklen_t parse_address(const char *text, struct sockaddr_un *sa)
 static int send_to(const struct sockaddr_un *sa, socklen_t len, const char *message)
 {
     const struct timeval patience = {.tv_sec = GD_NOTIFY_MS / 1000,
-                                     .tv_usec = GD_NOTIFY_MS % 1000 * 1000};
+                                     .tv_usec = (GD_NOTIFY_MS % 1000) * 1000L};
     ssize_t sent;
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {

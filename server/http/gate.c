@@ -67,6 +67,18 @@ static bool is_field_value(const char *s, size_t n)
     return true;
 }
 
+/* What a Host may be made of: RFC 9112, 3.2, and RFC 3986, 3.2; it may be empty. Where colons and
+ * brackets stand is not looked at: every name is answered alike. */
+static bool is_authority(const char *s)
+{
+    for (; *s != '\0'; s++) {
+        if (*s <= 0x20 || *s >= 0x7f || strchr("\"#/<>?@\\^`{|}", *s) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* METHOD blank target blank version; what these are is for the library and the routes to say. */
 static bool is_request_line(const char *s, size_t n)
 {
@@ -131,6 +143,11 @@ static void check_head(const struct gd_http_request *req, struct gd_gate *g)
     }
     if (header_count(req, "host") != 1) {
         refuse(g, 400, "bad_request", "a request must have exactly one Host header");
+        return;
+    }
+    if (!is_authority(gd_http_header_get(req, "host"))) {
+        refuse(g, 400, "bad_request",
+               "the Host header must be a name or an address, and perhaps a port");
         return;
     }
     if (req->path == NULL || req->path[0] != '/') {

@@ -59,57 +59,35 @@ static _Thread_local struct {
     bool plain;        /* the head that has come whole */
 } mine = {.fd = -1};
 
-/* What the program would call without this file. It may be asked for before main begins. */
-static void *next(_Atomic(void *) *slot, const char *name)
+/* What the program would call without this file. */
+static struct {
+    pthread_once_t once;
+    listen_fn *listen;
+    accept_fn *accept;
+    recv_fn *recv;
+    close_fn *close;
+    stack_fn *setstacksize;
+} behind = {.once = PTHREAD_ONCE_INIT};
+
+/* at: where the pointer to the function goes. POSIX lets a function's address be a void *, C does not. */
+static void find(void *at, const char *name)
 {
-    void *p = atomic_load_explicit(slot, memory_order_relaxed);
-    if (p == NULL) {
-        p = dlsym(RTLD_NEXT, name);
-        GD_ASSERT(p != NULL);
-        atomic_store_explicit(slot, p, memory_order_relaxed);
-    }
-    return p;
+    void *const p = dlsym(RTLD_NEXT, name);
+    GD_ASSERT(p != NULL);
+    memcpy(at, &p, sizeof(p));
 }
 
-static int next_listen(int fd, int backlog)
+static void find_all(void)
 {
-    static _Atomic(void *) slot;
-    const union {
-        void *p;
-        listen_fn *fn;
-    } f = {next(&slot, "listen")};
-    return f.fn(fd, backlog);
+    find(&behind.listen, "listen");
+    find(&behind.accept, "accept");
+    find(&behind.recv, "recv");
+    find(&behind.close, "close");
+    find(&behind.setstacksize, "pthread_attr_setstacksize");
 }
 
-static int next_accept(int fd, __SOCKADDR_ARG addr, socklen_t *len)
-{
-    static _Atomic(void *) slot;
-    const union {
-        void *p;
-        accept_fn *fn;
-    } f = {next(&slot, "accept")};
-    return f.fn(fd, addr, len);
-}
-
-static ssize_t next_recv(int fd, void *buf, size_t n, int flags)
-{
-    static _Atomic(void *) slot;
-    const union {
-        void *p;
-        recv_fn *fn;
-    } f = {next(&slot, "recv")};
-    return f.fn(fd, buf, n, flags);
-}
-
-static int next_close(int fd)
-{
-    static _Atomic(void *) slot;
-    const union {
-        void *p;
-        close_fn *fn;
-    } f = {next(&slot, "close")};
-    return f.fn(fd);
-}
+/* It may be asked for before main begins. */
+#define next(name) (pthread_once(&behind.once, find_all), behind.name)
 
 static uint64_t serial_of(int fd)
 {
@@ -127,7 +105,7 @@ static void let_linger(int fd)
     }
     pthread_mutex_unlock(&linger.lock);
     if (!room) {
-        (void)next_close(fd);
+        (void)next(close)(fd);
     }
 }
 
@@ -149,18 +127,20 @@ static void refuse(int fd)
     let_linger(fd);
 }
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): the C library has names of its own
 int listen(int fd, int backlog)
 {
-    const int rc = next_listen(fd, backlog);
+    const int rc = next(listen)(fd, backlog);
     if (rc == 0) {
         atomic_store(&all.listener, fd + 1);
     }
     return rc;
 }
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 int accept(int listener, __SOCKADDR_ARG addr, socklen_t *restrict len)
 {
-    const int fd = next_accept(listener, addr, len);
+    const int fd = next(accept)(listener, addr, len);
     if (fd < 0) {
         return fd;
     }
@@ -182,13 +162,13 @@ int close(int fd)
     /* Taken out first: from the moment it is closed, the number may be another connection's. */
     if (fd >= 0 && fd < FD_MAX && atomic_exchange(&all.serial[fd], 0) != 0) {
         atomic_fetch_sub(&all.open, 1);
-        char byte;
-        if (next_recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
+        char byte = 0;
+        if (next(recv)(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
             let_linger(fd);
             return 0;
         }
     }
-    return next_close(fd);
+    return next(close)(fd);
 }
 
 /* The first recv of a connection on this thread. */
@@ -234,12 +214,12 @@ static ssize_t receive_head(int fd, size_t before, size_t n, int flags)
 {
     char *buf = mine.buffer + before;
     size_t end = 0;
-    ssize_t k = next_recv(fd, buf, n, flags | MSG_PEEK);
+    ssize_t k = next(recv)(fd, buf, n, flags | MSG_PEEK);
     mine.plain = false;
     if (k > 0) {
         mine.used = before + (size_t)k > mine.used ? before + (size_t)k : mine.used;
         end = head_end(mine.buffer, before + (size_t)k);
-        k = next_recv(fd, buf, end > before ? end - before : (size_t)k, flags);
+        k = next(recv)(fd, buf, end > before ? end - before : (size_t)k, flags);
     }
     const size_t filled = before + (k > 0 ? (size_t)k : 0);
     memset(mine.buffer + filled, 0, mine.used - filled);
@@ -255,34 +235,32 @@ ssize_t recv(int fd, void *buf, size_t n, int flags)
 {
     const uint64_t serial = serial_of(fd);
     if (serial == 0) {
-        return next_recv(fd, buf, n, flags);
+        return next(recv)(fd, buf, n, flags);
     }
     if (fd != mine.fd || serial != mine.serial) {
         begin(fd, serial, buf, n);
     }
     const uintptr_t at = (uintptr_t)buf, base = (uintptr_t)mine.buffer;
     if (at < base || at - base > mine.size || n > mine.size - (at - base)) {
-        return next_recv(fd, buf, n, flags);
+        return next(recv)(fd, buf, n, flags);
     }
     return receive_head(fd, (size_t)(at - base), n, flags);
 }
 
 /* What recv becomes in code that was compiled with _FORTIFY_SOURCE and knows how large buf is. */
+// NOLINTBEGIN(readability-*): only a fortified build has a declaration from the C library
 ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags);
 ssize_t __recv_chk(int fd, void *buf, size_t n, size_t size, int flags)
 {
     GD_ASSERT(n <= size);
     return (recv)(fd, buf, n, flags);
 }
+// NOLINTEND(readability-*)
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 int pthread_attr_setstacksize(pthread_attr_t *attr, size_t n)
 {
-    static _Atomic(void *) slot;
-    const union {
-        void *p;
-        stack_fn *fn;
-    } f = {next(&slot, "pthread_attr_setstacksize")};
-    return f.fn(attr, n < GD_HTTP_STACK_BYTES ? GD_HTTP_STACK_BYTES : n);
+    return next(setstacksize)(attr, n < GD_HTTP_STACK_BYTES ? GD_HTTP_STACK_BYTES : n);
 }
 
 int gd_socket_current(void)
@@ -358,7 +336,7 @@ static bool is_done(int fd)
 {
     char sink[4096];
     for (int i = 0; i < 16; i++) {
-        const ssize_t k = next_recv(fd, sink, sizeof(sink), MSG_DONTWAIT);
+        const ssize_t k = next(recv)(fd, sink, sizeof(sink), MSG_DONTWAIT);
         if (k <= 0) {
             return k == 0 || (errno != EAGAIN && errno != EINTR);
         }
@@ -375,7 +353,7 @@ void gd_sockets_sweep(int64_t now_ns)
         const int64_t latest_ns = now_ns < INT64_MAX - LINGER_NS ? now_ns + LINGER_NS : INT64_MAX;
         const int64_t until_ns = linger.until_ns[i] != 0 ? linger.until_ns[i] : latest_ns;
         if (now_ns >= until_ns || is_done(fd)) {
-            (void)next_close(fd);
+            (void)next(close)(fd);
         } else {
             linger.fd[kept] = fd;
             linger.until_ns[kept++] = until_ns;

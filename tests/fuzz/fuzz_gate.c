@@ -113,52 +113,9 @@ static bool cut_headers(struct gd_http_request *r, char *p)
     return true;
 }
 
-static bool follows(const char *a, size_t n, const char *b)
-{
-    const char *end = a + strlen(a);
-    for (size_t i = 0; i < n; i++) {
-        if (end[i] != '\0')
-            return false;
-    }
-    return end + n == b;
-}
-
-/* Whether the pointers show all bytes of the head: the gaps between them hold one separator each, and blanks before values. */
-static bool is_plain(const struct gd_http_request *r, const char *start, size_t head)
-{
-    const char *last = r->query ? r->query : r->path;
-    if (r->method != start || !follows(r->method, 1, r->path) ||
-        (r->query && !follows(r->path, 1, r->query)) || !follows(last, 1, r->version - 5))
-        return false;
-    if (r->n_headers == 0)
-        return true; /* refused for want of a Host */
-    last = r->version;
-    for (uint32_t i = 0; i < r->n_headers; i++) {
-        const struct gd_http_header *h = &r->headers[i];
-        if (!follows(last, 2, h->name))
-            return false;
-        for (const char *p = h->name + strlen(h->name) + 1; p < h->value; p++) {
-            if (!is_blank(*p))
-                return false;
-        }
-        last = h->value;
-    }
-    last += strlen(last);
-    return (size_t)(last - start) + 4 == head && memcmp(last, "\0\0\r", 4) == 0;
-}
-
-/* The library puts zero bytes over white space behind the version, of any kind and before anybody can look: two bytes that
- * are not CRLF there look as CRLF does. Such a head is not judged here. */
-static bool is_hidden(const char *s, size_t n)
-{
-    const char *line = memmem(s, n, " HTTP/1.", 8);
-    const char *end = line ? line + 9 : NULL;
-    return end && (size_t)(end - s) + 2 <= n && isspace((unsigned char)end[0]) &&
-           isspace((unsigned char)end[1]) && memcmp(end, "\r\n", 2) != 0;
-}
-
-/* False when the library would not show the request at all. *head: bytes up to the body. */
-static bool read_leniently(char *bytes, size_t n, struct gd_http_request *r, size_t *head)
+/* False when the library would not show the request at all. bytes: of raw, to be cut. *head: bytes up to the body. */
+static bool read_leniently(const char *raw, char *bytes, size_t n, struct gd_http_request *r,
+                           size_t *head)
 {
     size_t skipped = 0;
     while (skipped < n && isspace((unsigned char)bytes[skipped]))
@@ -172,7 +129,7 @@ static bool read_leniently(char *bytes, size_t n, struct gd_http_request *r, siz
     *head = skipped + end;
     if (!cut_line(r, p, &rest) || !cut_headers(r, rest))
         return false;
-    r->plain = r->n_headers <= GD_HTTP_HEADERS_MAX && is_plain(r, bytes, *head);
+    r->plain = gd_gate_head_is_plain(raw, *head);
     return true;
 }
 
@@ -182,7 +139,8 @@ struct strict {
     size_t head;
     uint32_t n_headers, hosts, lengths, codings, upgrades, expects, types, connections, packings;
     size_t length;
-    bool bad_length, bad_expect, closes, expects_continue, query, origin, bad_type, packed;
+    bool bad_host, bad_length, bad_expect, closes, expects_continue, query, origin, bad_type,
+        packed;
     struct gd_str names[HEADERS_OF_LIBRARY], values[HEADERS_OF_LIBRARY];
 };
 
@@ -197,6 +155,14 @@ static bool same_word(struct gd_str s, const char *lower)
     return true;
 }
 
+static size_t span(struct gd_str s, size_t at, bool (*is)(unsigned char))
+{
+    size_t i = at;
+    while (i < s.len && is((unsigned char)s.ptr[i]))
+        i++;
+    return i - at;
+}
+
 static void note_length(struct strict *t, struct gd_str v)
 {
     t->lengths++;
@@ -206,6 +172,17 @@ static void note_length(struct strict *t, struct gd_str v)
         t->bad_length = !isdigit((unsigned char)v.ptr[i]);
         t->length = t->length * 10 + (size_t)(v.ptr[i] - '0');
     }
+}
+
+static bool is_of_host(unsigned char c)
+{
+    return isalnum(c) || (c && strchr("-._~%:[]!$&'()*+,;=", c));
+}
+
+static void note_host(struct strict *t, struct gd_str v)
+{
+    t->hosts++;
+    t->bad_host |= span(v, 0, is_of_host) != v.len;
 }
 
 static void note_type(struct strict *t, struct gd_str v)
@@ -219,7 +196,7 @@ static void note_type(struct strict *t, struct gd_str v)
 static void note_header(struct strict *t, struct gd_str name, struct gd_str v)
 {
     if (same_word(name, "host"))
-        t->hosts++;
+        note_host(t, v);
     else if (same_word(name, "transfer-encoding"))
         t->codings++;
     else if (same_word(name, "upgrade"))
@@ -238,14 +215,6 @@ static void note_header(struct strict *t, struct gd_str name, struct gd_str v)
         t->expects_continue = same_word(v, "100-continue");
         t->bad_expect |= t->expects++ > 0 || !t->expects_continue;
     }
-}
-
-static size_t span(struct gd_str s, size_t at, bool (*is)(unsigned char))
-{
-    size_t i = at;
-    while (i < s.len && is((unsigned char)s.ptr[i]))
-        i++;
-    return i - at;
 }
 
 static bool is_method(unsigned char c)
@@ -314,7 +283,7 @@ static bool read_strictly(struct gd_str s, struct strict *t)
         note_header(t, name, value);
     }
     t->head = at;
-    return t->hosts == 1 && t->codings == 0 && t->lengths <= 1 && !t->bad_length &&
+    return t->hosts == 1 && !t->bad_host && t->codings == 0 && t->lengths <= 1 && !t->bad_length &&
            t->upgrades == 0 && !t->bad_expect;
 }
 
@@ -380,9 +349,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(bytes, data, size);
     bytes[size] = '\0';
     const bool fine = read_strictly((struct gd_str){(const char *)data, size}, &t);
-    const bool shown = read_leniently(bytes, size, &r, &head);
+    const bool shown = read_leniently((const char *)data, bytes, size, &r, &head);
     GD_ASSERT(shown || !fine);
-    if (shown && !is_hidden((const char *)data, size)) {
+    if (shown) {
         char *copy = malloc(size + 1);
         GD_ASSERT(copy);
         memcpy(copy, bytes, size + 1);

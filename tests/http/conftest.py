@@ -79,7 +79,7 @@ class Server:
 
     def lines(self):
         text = pathlib.Path(self.log_path).read_bytes().decode()
-        return [json.loads(x) for x in text.split("\n")[:-1] if x.startswith("{")]
+        return [json.loads(x) for x in text.split("\n")[:-1]]
 
     def wait_log(self, msg, timeout=120, **fields):
         until = time.monotonic() + timeout

@@ -48,8 +48,13 @@ def test_what_is_told(start):
                       ("left_bytes", "left")):
         assert memory[key] > 0 and plan[key] == memory[key]
         assert m['guardian_device_memory_bytes{part="%s"}' % part] == pytest.approx(memory[key], rel=1e-6)
-    said = [x for x in open(s.log_path) if x.startswith("guardian: memory of " + about["device"])]
-    assert len(said) == 1 and "KV cache" in said[0] and "left" in said[0]
+
+
+def test_a_person_is_told_the_memory_plan():
+    code, _, err = cli("selftest", "--device", "cpu")
+    assert code == 0
+    plan = [x for x in err.decode().split("\n") if x.startswith("guardian: memory of cpu")]
+    assert len(plan) == 1 and "KV cache" in plan[0] and "left" in plan[0]
 
 
 def test_fp8_is_never_left_to_the_cpu():

@@ -28,9 +28,6 @@ def request_lines(s):
     assert text.endswith(b"\n") and re.search(rb"[\x00-\x09\x0b-\x1f\x7f]|\xe2\x80[\xa8\xa9]|\xc2[\x80-\x9f]", text) is None
     out = []
     for line in text.decode("utf-8").split("\n")[:-1]:
-        if not line.startswith("{"):  # one line for people, when the model is loaded
-            assert line.startswith("guardian: "), line
-            continue
         members = json.loads(line, object_pairs_hook=list)
         names = [k for k, _ in members]
         assert len(set(names)) == len(names) and COMMON <= set(names) | {"service.version"}, line
