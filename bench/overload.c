@@ -4,9 +4,11 @@
  *         [--loads 0.5,1,2,10] [--at-once N] [--json] [--commit HASH]
  *
  * First the saturation: N requests always under way, for S seconds. Then, at each multiple of the
- * verdicts a second that this gave, S seconds of requests that come at random (Poisson) whatever the
+ * verdicts a second that this gave last, S seconds of requests that come at random (Poisson) whatever the
  * answers do, and four seconds at half the saturation, to see when the answers are as fast as ever.
- * At last bursts: each second twice the saturation, all at one time. Every request is another one;
+ * At last bursts: each second twice the saturation, all at one time. After each of these the
+ * saturation again: goodput is told as a share of the mean of the two next to it, since what a
+ * machine can do changes by the minute. Every request is another one;
  * each has a connection of its own, or with --kept uses any that is free and stays open.
  *
  * Goodput is what was answered by a verdict from one second after the start of a load to its end, so
@@ -46,7 +48,7 @@ struct bench {
     struct overload_request *r; /* [REQUESTS_MAX] */
     double *ms;                 /* [REQUESTS_MAX] scratch */
     struct bench_rng rng;
-    double saturation, normal_ms; /* verdicts a second; p99 at the lowest load */
+    double saturation, normal_ms; /* verdicts a second, lately; p99 at the lowest load */
     uint64_t n_bad;
 };
 
@@ -60,7 +62,7 @@ struct outcome {
     double load, rate;
     uint64_t sent, verdicts, refused, failed, no_retry_after;
     int failed_status;
-    double goodput, back_s; /* back_s: below 0 when never, or not looked for */
+    double goodput, of_saturation, back_s; /* back_s: below 0 when never, or not looked for */
     double verdict_ms[2], refusal_ms[3];
     struct cpu cpu; /* shares of all processors */
 };
@@ -262,6 +264,7 @@ static struct outcome run_bursts(struct bench *b)
     return o;
 }
 
+/* Many requests at a time, a new one as soon as one is answered. */
 static struct outcome run_saturation(struct bench *b)
 {
     struct outcome o = {.what = "saturation", .back_s = -1};
@@ -272,6 +275,7 @@ static struct outcome run_saturation(struct bench *b)
     o.cpu = cpu_share(&before, &after);
     count(b, n, &o);
     o.goodput = b->saturation = goodput(b, n, begin + WARM_UP_MS, end);
+    o.of_saturation = 1;
     latencies(b, n, 200, begin + WARM_UP_MS, end, o.verdict_ms, 2);
     latencies(b, n, 503, begin + WARM_UP_MS, end, o.refusal_ms, 3);
     return o;
@@ -279,14 +283,14 @@ static struct outcome run_saturation(struct bench *b)
 
 /* ---- telling ---- */
 
-static void tell_text(const struct bench *b, const struct outcome *o)
+static void tell_text(const struct outcome *o)
 {
     printf(
         "%-10s x%-4g %7.1f/s sent %6llu: %6llu verdicts (%.1f/s, %.2f of saturation) p50 %.1f p99 "
         "%.1f ms; %llu refused, p50 %.1f p99 %.1f ms; %llu failed; back %.2f s; cpu: client %.2f "
         "server %.2f all %.2f\n",
         o->what, o->load, o->rate, (unsigned long long)o->sent, (unsigned long long)o->verdicts,
-        o->goodput, o->goodput / b->saturation, o->verdict_ms[0], o->verdict_ms[1],
+        o->goodput, o->of_saturation, o->verdict_ms[0], o->verdict_ms[1],
         (unsigned long long)o->refused, o->refusal_ms[0], o->refusal_ms[1],
         (unsigned long long)o->failed, o->back_s, o->cpu.client, o->cpu.server, o->cpu.all);
     if (o->failed + o->no_retry_after > 0) {
@@ -321,7 +325,7 @@ static void tell_json(const struct bench *b, const struct outcome *o)
     gd_jw_put_i64(&w, "failed", (int64_t)o->failed);
     gd_jw_put_i64(&w, "without_retry_after", (int64_t)o->no_retry_after);
     bench_json_put(&w, "goodput_per_s", o->goodput);
-    bench_json_put(&w, "of_saturation", o->goodput / b->saturation);
+    bench_json_put(&w, "of_saturation", o->of_saturation);
     bench_json_put(&w, "verdict_p50_ms", o->verdict_ms[0]);
     bench_json_put(&w, "verdict_p99_ms", o->verdict_ms[1]);
     bench_json_put(&w, "refusal_p50_ms", o->refusal_ms[0]);
@@ -343,7 +347,7 @@ static void tell(const struct bench *b, const struct outcome *o)
     if (b->json) {
         tell_json(b, o);
     } else {
-        tell_text(b, o);
+        tell_text(o);
     }
 }
 
@@ -360,17 +364,20 @@ static int run_all(struct bench *b, struct gd_err *err)
     }
     struct outcome o = run_saturation(b);
     tell(b, &o);
+    for (uint32_t i = 0; i <= b->n_loads && b->saturation > 0; i++) {
+        const double before = b->saturation;
+        o = i < b->n_loads ? run_load(b, b->loads[i]) : run_bursts(b);
+        struct outcome s = run_saturation(b);
+        o.of_saturation = 2 * o.goodput / (before + s.goodput);
+        tell(b, &o);
+        tell(b, &s);
+        o = s;
+    }
     if (b->saturation <= 0) {
         return gd_err_set(err, GD_EIO,
                           "there was no verdict: %llu requests failed, the last with status %d",
                           (unsigned long long)o.failed, o.failed_status);
     }
-    for (uint32_t i = 0; i < b->n_loads; i++) {
-        o = run_load(b, b->loads[i]);
-        tell(b, &o);
-    }
-    o = run_bursts(b);
-    tell(b, &o);
     return GD_OK;
 }
 
@@ -404,7 +411,7 @@ static bool parse(int argc, char **argv, struct bench *b)
         {"pid", required_argument, NULL, 'i'},     {"json", no_argument, NULL, 'j'},
         {"commit", required_argument, NULL, 'v'},  {NULL, 0, NULL, 0}};
     const char *host = "127.0.0.1", *loads = "0.5,1,2,10";
-    uint64_t port = 0, words = 100, seconds = 10, at_once = 16, pid = 0;
+    uint64_t port = 0, words = 100, seconds = 10, at_once = 8, pid = 0;
     bool ok = true;
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1 && ok;) {
         switch (c) {

@@ -100,6 +100,7 @@ def main():
     for x in results:
         x.pop("commit")
     path = a.out / ("%s-overload-%s-%dt-%dw.json" % (head["date"], head["isa"], a.threads, a.words))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**head, "results": results}, indent=1) + "\n")
     show(results)
     print("\n%s; load average %s" % (path, " ".join("%.1f" % x for x in os.getloadavg())))
