@@ -26,6 +26,14 @@
 
 #define HIT(group, ways, name) faults_hit(group, ways, name, __builtin_return_address(0))
 
+/* Not a fault: few connections, since each has a thread that the leak checker stops after every run. */
+uint32_t __real_gd_sockets_init(uint32_t n);
+uint32_t __wrap_gd_sockets_init(uint32_t n);
+uint32_t __wrap_gd_sockets_init(uint32_t n)
+{
+    return __real_gd_sockets_init(n < 16 ? n : 16);
+}
+
 /* ---- calls that fail in one way: a value, and errno ---- */
 
 #define FAILING(group, error, value, type, name, params, args)                                     \
