@@ -8,12 +8,12 @@ cd "$(dirname "$0")"
 
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config libcivetweb-dev libpcre2-dev libutf8proc-dev
                 libdnnl-dev libssl-dev)
-test_packages=(g++ libcmocka-dev libjansson-dev clang python3 python3-pytest python3-venv curl systemd libseccomp2
-               libfaketime)
+test_packages=(g++ libcmocka-dev libjansson-dev clang clang-tidy cppcheck python3 python3-pytest python3-pytest-xdist
+               python3-venv curl systemd libseccomp2 libfaketime)
 # Their packages start services: not on somebody's own machine. Without them tests/http/test_desync.py is skipped.
 [ "${CI:-}" != true ] || test_packages+=(nginx-light haproxy)
 
-say() { printf '== %s\n' "$*" >&2; }
+say() { printf '== %4d s: %s\n' "$SECONDS" "$*" >&2; }
 
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -54,24 +54,38 @@ serve() {
     exec build/release/guardian serve "$@"
 }
 
-# fuzz SECONDS: every driver of tests/fuzz on its corpus; new inputs go to build/corpus, not into the tree
+# fuzz SECONDS: every driver of tests/fuzz on its corpus, two at a time; new inputs go to build/corpus, not into the tree
 fuzz() {
-    local driver name
-    for driver in build/fuzz/fuzz_*; do
-        [ -x "$driver" ] && [ -f "$driver" ] || continue
-        name=${driver##*/fuzz_}
-        mkdir -p "build/corpus/$name" "tests/fuzz/corpus/$name"
-        say "fuzzing $name for $1 s"
-        GUARDIAN_TESTS=$PWD/tests "$driver" -max_total_time="$1" -timeout=5 -rss_limit_mb=2048 \
-            -print_final_stats=1 -artifact_prefix=build/crash- \
-            "build/corpus/$name" "tests/fuzz/corpus/$name" \
-            >"build/fuzz-$name.log" 2>&1 || {
-            tail -n 40 "build/fuzz-$name.log" >&2
-            say "fuzzing $name found something: build/fuzz-$name.log"
-            exit 1
-        }
-        grep -E 'number_of_executed_units' "build/fuzz-$name.log" >&2
+    local names
+    names=$(find build/fuzz -maxdepth 1 -type f -executable -name 'fuzz_*' -printf '%f\n' | sed 's/^fuzz_//' | sort)
+    say "fuzzing for $1 s each:" $names
+    export GUARDIAN_TESTS=$PWD/tests
+    xargs -P 2 -I{} sh -c "mkdir -p build/corpus/{} tests/fuzz/corpus/{} &&
+        build/fuzz/fuzz_{} -max_total_time=$1 -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 \
+            -artifact_prefix=build/crash-{}- build/corpus/{} tests/fuzz/corpus/{} >build/fuzz-{}.log 2>&1 || {
+                tail -n 40 build/fuzz-{}.log; echo 'fuzzing {} found something: build/fuzz-{}.log'; exit 255; }" <<<"$names" >&2
+    for name in $names; do
+        printf '%-12s %s\n' "$name" "$(grep 'number_of_executed_units' "build/fuzz-$name.log")" >&2
     done
+}
+
+# Minutes of mixed load on the program, behind everything else that runs: nothing in it is timed.
+soak() {
+    nice -n 10 /usr/bin/python3 tests/soak.py --minutes "$1" --program build/release/guardian --log build/soak-server.log \
+        >build/soak.log 2>&1 &
+    soak=$!
+    trap 'kill "$soak" 2>/dev/null || true' EXIT
+}
+
+soaked() {
+    say "waiting for the soak"
+    wait "$soak" || {
+        tail -n 40 build/soak.log >&2
+        say "the soak found something: build/soak.log, build/soak-server.log"
+        exit 1
+    }
+    cat build/soak.log >&2
+    trap - EXIT
 }
 
 tests() {
@@ -82,19 +96,23 @@ tests() {
     tests/tidy
     /usr/bin/python3 weights/train/scenes.py
     build release -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_WERROR=ON -DGD_TESTS=ON
+    soak "${GUARDIAN_SOAK_MINUTES:-10}"
     say "unit tests"
     # The kernels on a CPU, and the faults, run in the next build, where sanitizers watch them.
     ctest --test-dir build/release --output-on-failure -j2 -E '^(simt_(ops|attention|backend|faults)|faults_(load|requests))$'
     build asan -DCMAKE_BUILD_TYPE=Debug -DGD_SANITIZE=address
     say "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+    # Three at a time: those of the faults wait more than they compute.
     ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 \
-        ctest --test-dir build/asan --output-on-failure -j2
+        ctest --test-dir build/asan --output-on-failure -j3
     build tsan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_SANITIZE=thread
     say "threads under ThreadSanitizer"
     ctest --test-dir build/tsan --output-on-failure -R 'pool|engine|metrics|scorecache|keys|policies'
     build fuzz -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGD_SANITIZE=address \
         -DGD_FUZZ=ON
     fuzz "${GUARDIAN_FUZZ_SECONDS:-10}"
+    say "clang-tidy, cppcheck, gcc -fanalyzer"
+    tests/static
     [ -x build/venv/bin/python ] || /usr/bin/python3 -m venv --system-site-packages build/venv
     build/venv/bin/pip install -q -r tests/http/requirements.txt
     # One file of a package that would bring a whole monitoring system.
@@ -102,9 +120,11 @@ tests() {
         cd build && apt-get download -q prometheus >/dev/null 2>&1 && mkdir -p promtool &&
             dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C promtool ./usr/bin/promtool && rm prometheus_*.deb
     )
+    soaked
     say "HTTP tests"
     GUARDIAN_BIN=$PWD/build/release/guardian GUARDIAN_SIMT_BIN=$PWD/build/release/tests/guardian_simt \
-        /usr/bin/python3 -m pytest -q -rs tests/http
+        /usr/bin/python3 -m pytest -q -rs -n 3 --dist loadfile tests/http
+    say "done"
 }
 
 mkdir -p build

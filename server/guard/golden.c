@@ -85,10 +85,11 @@ static bool hex_digest(const struct gd_json *v)
 {
     if (!gd_json_is(v, GD_JSON_STRING) || v->str.len != 64)
         return false;
-    for (size_t i = 0; i < v->str.len; i++)
-        if (!memchr("0123456789abcdef", v->str.ptr[i], 16))
-            return false;
-    return true;
+    static const char digits[] = "0123456789abcdef";
+    size_t n = 0;
+    while (n < v->str.len && memchr(digits, v->str.ptr[n], sizeof(digits) - 1))
+        n++;
+    return n == v->str.len;
 }
 
 static int read_files(struct check *c, const struct gd_json *root)

@@ -141,11 +141,12 @@ static void check_head(const struct gd_http_request *req, struct gd_gate *g)
             return;
         }
     }
-    if (header_count(req, "host") != 1) {
+    const char *host = gd_http_header_get(req, "host");
+    if (host == NULL || header_count(req, "host") != 1) {
         refuse(g, 400, "bad_request", "a request must have exactly one Host header");
         return;
     }
-    if (!is_authority(gd_http_header_get(req, "host"))) {
+    if (!is_authority(host)) {
         refuse(g, 400, "bad_request",
                "the Host header must be a name or an address, and perhaps a port");
         return;

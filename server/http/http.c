@@ -277,11 +277,11 @@ static void finish(struct exchange *x)
     }
     double total_ms = (double)(gd_now_ns() - x->req.start_ns) / 1e6;
     gd_stats_request(x->route, x->resp.status, total_ms);
+    gd_service_queued(x->service, &x->resp, 0);
     answer(x, total_ms);
     if (x->watch.gone) {
         mg_disable_connection_keep_alive(x->conn); /* the answer may have been cut short */
     }
-    gd_service_queued(x->service, &x->resp, 0);
     if (x->admitted) {
         gd_service_leave(x->service, x->held);
     }
