@@ -217,7 +217,7 @@ static int prepare(struct bench *b, int n_lengths, struct gd_err *err)
         b->prefix[i] = (int32_t)bench_rng_below(&b->rng, b->vocab);
     }
     b->prefix[0] = (int32_t)b->vocab - 1;
-    return gd_engine_prime(b->e, b->prefix, PREFIX, true, err);
+    return gd_engine_prime(b->e, b->prefix, PREFIX, err);
 }
 
 static int run(struct bench *b, const struct gd_engine_options *opt, const uint32_t *lengths,

@@ -327,7 +327,7 @@ static int warm_up(struct gd_engine *e, struct gd_err *err)
     if (rc != GD_OK) {
         return rc;
     }
-    rc = gd_engine_prime(e, t.prefix, TRACE_PREFIX, true, err);
+    rc = gd_engine_prime(e, t.prefix, TRACE_PREFIX, err);
     rc = rc != GD_OK ? rc : run_trace(e, &t, &ms, err);
     trace_free(&t);
     return rc;

@@ -127,17 +127,17 @@ static void reload(struct gd_guard *g, struct gd_keyring *keys)
 {
     struct gd_err err = {0};
     (void)gd_notify_reloading(NULL);
-    const bool policies = gd_guard_reload(g, &err) == 0;
-    if (policies) {
-        gd_log_msg(GD_LOG_INFO, "policies reloaded");
-    } else {
-        gd_log(GD_LOG_ERROR, "policies not reloaded", GD_LOG_Z("error", err.msg));
-    }
     const bool known = gd_keyring_reload(keys, &err) == 0;
     if (known) {
         gd_log(GD_LOG_INFO, "keys reloaded", GD_LOG_I64("keys", gd_keyring_count(keys)));
     } else {
         gd_log(GD_LOG_ERROR, "keys not reloaded", GD_LOG_Z("error", err.msg));
+    }
+    const bool policies = gd_guard_reload(g, &err) == 0;
+    if (policies) {
+        gd_log_msg(GD_LOG_INFO, "policies reloaded");
+    } else {
+        gd_log(GD_LOG_ERROR, "policies not reloaded", GD_LOG_Z("error", err.msg));
     }
     gd_stats_reload(policies && known);
     (void)gd_notify_ready(NULL);

@@ -406,8 +406,8 @@ def worker(soak, what, number):
 # ---- looking ----
 
 def handles_hup(pid):
-    """SIGHUP is caught, or blocked for a thread that waits for it."""
-    status = pathlib.Path("/proc/%d/status" % pid).read_text()
+    """SIGHUP is caught, or blocked by all threads but the one that waits for it."""
+    status = "".join(x.read_text() for x in pathlib.Path("/proc/%d/task" % pid).glob("*/status"))
     masks = [int(x.split()[1], 16) for x in status.splitlines() if x.startswith(("SigCgt:", "SigBlk:"))]
     return any(m & 1 << (signal.SIGHUP - 1) for m in masks)
 

@@ -460,7 +460,7 @@ static void test_lost_at_start(void **state)
     e = open_fake();
     const int32_t prefix[32] = {1, 2, 3};
     atomic_store(&fake.lose_at_step, 1);
-    assert_int_equal(gd_engine_prime(e, prefix, 32, true, &err), GD_EBACKEND);
+    assert_int_equal(gd_engine_prime(e, prefix, 32, &err), GD_EBACKEND);
     assert_string_equal(err.msg, LOST);
     gd_engine_close(e);
 }

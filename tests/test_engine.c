@@ -215,7 +215,7 @@ static void test_growing(void **state)
     struct gd_engine *e = open_with(
         (struct gd_engine_options){.n_threads = 2, .verdict_entries = 4, .step_tokens = 100});
     struct gd_score first, again;
-    assert_int_equal(gd_engine_prime(e, long_prompt, 37, true, NULL), GD_OK);
+    assert_int_equal(gd_engine_prime(e, long_prompt, 37, NULL), GD_OK);
     for (uint32_t n = 150; n < 700; n += 110) {
         struct gd_score_request req = request(0, n + 20);
         req.prompt.n_shared = 37;

@@ -363,7 +363,7 @@ static void *prime_main(void *arg)
 {
     const int32_t tokens[40] = {1, 2, 3};
     struct gd_err err = {0};
-    int rc = gd_engine_prime(arg, tokens, 40, true, &err);
+    int rc = gd_engine_prime(arg, tokens, 40, &err);
     assert_true(rc == GD_OK || rc == GD_EBACKEND);
     return NULL;
 }

@@ -211,14 +211,15 @@ static void test_torn_line(void **state)
     static char fill[4096];
     int fds[2];
     assert_int_equal(pipe2(fds, O_NONBLOCK), 0);
-    assert_int_equal(fcntl(fds[1], F_SETPIPE_SZ, 4096), 4096);
+    assert_int_equal(fcntl(fds[1], F_SETPIPE_SZ, 8192), 8192);
     gd_log_set_fd(fds[1]);
     memset(fill, 'x', sizeof fill);
-    static struct gd_log_field many[4]; /* a line of two pipes: more than one write is atomic */
+    static struct gd_log_field many[4]; /* a line that is longer than the pipe */
     for (size_t i = 0; i < 4; i++)
         many[i] = GD_LOG_STR("t", ((struct gd_str){fill, GD_LOG_STR_BYTES_MAX}));
     gd_log_write(GD_LOG_INFO, "torn", many, 4);
-    gd_log_msg(GD_LOG_INFO, "no room"); /* nothing of it is there, nothing is torn by it */
+    gd_log_msg(GD_LOG_INFO,
+               "no room"); /* it is not waited for; nothing of it is there, nothing is torn by it */
     const ssize_t torn = read(fds[0], text, sizeof text);
     assert_true(torn > 0 && memchr(text, '\n', (size_t)torn) == NULL);
     gd_log_msg(GD_LOG_INFO, "whole");
@@ -230,6 +231,9 @@ static void test_torn_line(void **state)
     size_t at = 1;
     const struct gd_str all = {text, (size_t)n};
     assert_true(gd_str_eqz(gd_json_get(next_line(&a, all, &at), "msg")->str, "whole"));
+    const struct gd_json *lost = next_line(&a, all, &at);
+    assert_true(gd_str_eqz(gd_json_get(lost, "msg")->str, "log lines were lost"));
+    assert_true(gd_str_eqz(gd_json_get(lost, "lines")->raw, "2"));
     assert_true(gd_str_eqz(gd_json_get(next_line(&a, all, &at), "msg")->str, "again"));
     assert_int_equal(at, n);
     gd_arena_free(&a);

@@ -129,9 +129,8 @@ void gd_engine_cancel(struct gd_engine *e, struct gd_ticket *t);
 int gd_engine_score(struct gd_engine *e, const struct gd_score_request *req, struct gd_score *out,
                     struct gd_err *err);
 
-/* Computes a prefix that prompts share (a policy's). It stays in the cache: for good, or as long as
- * it is used now and then. */
-int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_tokens, bool for_good,
+/* Computes a prefix that prompts share (a policy's). It stays in the cache for good. */
+int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_tokens,
                     struct gd_err *err);
 
 /* Estimate of the time that all admitted work will take, in ms. Lock-free. */

@@ -34,8 +34,8 @@ int gd_keyring_open(struct gd_keyring **out, const char *path, const char *env_k
 /* After the last gd_lease_leave. NULL is fine. */
 void gd_keyring_close(struct gd_keyring *r);
 
-/* Reads the file again. On failure the keys stay as they are. Once it has returned, no request enters
- * with a key that is not in the file any more; those that have entered go on. What a key has used of
+/* Reads the file again. On failure the keys stay as they are. A request that asks once it has returned
+ * does not enter with a key that is not in the file any more; those that have entered go on. What a key has used of
  * its limits, and its running requests, are carried over when its id and its hash are those of before;
  * new limits count from now on. Without a file it does nothing. */
 int gd_keyring_reload(struct gd_keyring *r, struct gd_err *err);

@@ -115,6 +115,7 @@
 #define GD_HTTP_SEND_BUFFER_BYTES 262144 /* of a socket; the kernel doubles it */
 #define GD_HTTP_REQUEST_ID_MAX 128
 #define GD_HTTP_HEADERS_MAX 63 /* the HTTP library drops what comes after the 64th */
+#define GD_HTTP_BODY_FIRST_BYTES 16384 /* of a body's buffer, which doubles as bytes come */
 #define GD_HTTP_BODIES_BYTES_MAX (64 * GD_MIB) /* request bodies held at one time, all together */
 #define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB) /* read off after a refusal, so that it arrives */
 #define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
@@ -140,6 +141,7 @@
 /* Log and metrics */
 #define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */
 #define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)
+#define GD_LOG_WAIT_MS 1000         /* for a reader of the log that does not read */
 #define GD_LOG_PATH_BYTES_MAX 128 /* of a request's path */
 #define GD_NOTIFY_MS 1000         /* that the service manager may take to be told */
 #define GD_METRIC_FAMILIES_MAX 64

@@ -21,8 +21,8 @@ struct gd_service {
     struct gd_golden golden;          /* what was checked of it; set before guard is */
     atomic_bool draining;
     _Atomic uint32_t in_flight;      /* admitted work not yet answered */
-    _Atomic size_t body_bytes;       /* held by bodies of admitted work */
-    _Atomic size_t unqueued_bytes;   /* of these, of work that the engine does not know yet */
+    _Atomic size_t body_bytes;       /* held for bodies of admitted work */
+    _Atomic uint64_t unqueued_tokens; /* estimate, of work that the engine does not know yet */
     _Atomic uint32_t tokens_per_kib; /* of bodies, learned; 0: not yet */
     int64_t start_ns;
     int64_t created;          /* seconds since 1970 when the model was ready, or the start */
@@ -56,7 +56,7 @@ struct gd_http_response {
     void *ctx;
     struct gd_caller caller;
     struct gd_lease lease; /* of the key that the request came with */
-    size_t unqueued_bytes; /* of this request, in gd_service.unqueued_bytes */
+    uint32_t unqueued_tokens; /* of this request, in gd_service.unqueued_tokens */
     /* for the log line */
     struct gd_trace trace; /* of the head; gd_reply_parse may take it from the body */
     const char *error_code;
@@ -89,18 +89,23 @@ void gd_service_free(struct gd_service *s);
  * caller is its tenant. To be followed by gd_lease_leave in any case. */
 bool gd_service_admit(struct gd_service *s, const struct gd_http_request *req,
                       struct gd_http_response *resp);
-/* 503 with the reason when work cannot be taken now; else counts it as in flight (gd_service_leave
- * ends that). Judged before the body is read: by the work that would go before a prompt of about
- * this size. An idle engine takes everything. */
-bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp);
+/* 503 with the reason when work cannot be taken now; else counts it as in flight, and `held` bytes of
+ * memory for its body (gd_service_leave ends both). Judged before the body is read: by the work that
+ * would go before a prompt of about its size. An idle engine takes everything. */
+bool gd_service_enter(struct gd_service *s, size_t body_bytes, size_t held,
+                      struct gd_http_response *resp);
+/* So much more memory for the body. False, with nothing held and 503 set, when all bodies together
+ * would pass GD_HTTP_BODIES_BYTES_MAX. */
+bool gd_service_hold(struct gd_service *s, size_t more, struct gd_http_response *resp);
 /* Why the device of the loaded model is lost, or NULL. Lock-free. */
 const char *gd_service_lost(struct gd_service *s);
-void gd_service_leave(struct gd_service *s, size_t body_bytes);
+void gd_service_leave(struct gd_service *s, size_t held);
 /* The body of this request has come: its work counts from now on, and not while a slow client sends. */
 void gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes);
 /* The engine has the work of this request, or never will: from now on it counts there. n_tokens of
- * its prompts, 0 when there are none, teach how many tokens a body makes. */
-void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, uint64_t n_tokens);
+ * its prompt, 0 when there is none, teach how many tokens a body makes. */
+void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes,
+                       uint32_t n_tokens);
 /* Seconds after which a refused client may come again: when what is queued now will be done. */
 uint32_t gd_service_retry_after(struct gd_service *s);
 

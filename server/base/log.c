@@ -2,12 +2,16 @@
  *
  * A line is built in a buffer by the JSON writer, then copied into a second one that escapes what
  * JSON allows but lines and terminals do not like; such characters can only stand inside strings
- * there. The mutex keeps a line whole when a pipe takes it in parts. */
+ * there. The mutex keeps a line whole when a pipe takes it in parts. A reader that has stopped is
+ * waited for once, for GD_LOG_WAIT_MS; then lines are lost, and counted, until it goes on: requests do
+ * not hang on their log. */
 #include "guardian/log.h"
 #include "guardian/json.h"
 #include "guardian/limits.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -21,7 +25,10 @@ static _Atomic int log_level = GD_LOG_INFO;
 static _Atomic int log_fd = STDERR_FILENO;
 static _Atomic(const char *) log_version = "";
 static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
-static bool line_torn; /* the last line is there in part; under the mutex */
+/* Under the mutex. */
+static bool line_torn;      /* the last line is there in part */
+static bool reader_gone;    /* nobody has read for a second: lines are lost, not waited for */
+static uint64_t lines_lost; /* since that was last told */
 
 void gd_log_set_level(enum gd_log_level level)
 {
@@ -48,7 +55,8 @@ void gd_log_set_fd(int fd)
 {
     pthread_mutex_lock(&log_mutex);
     atomic_store(&log_fd, fd);
-    line_torn = false;
+    line_torn = reader_gone = false;
+    lines_lost = 0;
     pthread_mutex_unlock(&log_mutex);
 }
 
@@ -133,12 +141,22 @@ static void copy_escaped(struct gd_buf *to, struct gd_str from)
     gd_buf_add(to, "\n", 1);
 }
 
-/* Bytes of p that were written. */
+/* Waits until something can be written: a second, and not at all while a reader has not come back. */
+static bool can_write(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    const int k = poll(&p, 1, reader_gone ? 0 : GD_LOG_WAIT_MS);
+    reader_gone = k == 0;
+    return k != 0; /* what is wrong with it the write will tell */
+}
+
+/* Bytes of p that were written. A pipe that can be written has room for PIPE_BUF bytes. */
 static size_t write_all(const char *p, size_t n)
 {
+    const int fd = atomic_load(&log_fd);
     size_t done = 0;
-    while (done < n) {
-        const ssize_t k = write(atomic_load(&log_fd), p + done, n - done);
+    while (done < n && can_write(fd)) {
+        const ssize_t k = write(fd, p + done, n - done < PIPE_BUF ? n - done : PIPE_BUF);
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
@@ -148,25 +166,25 @@ static size_t write_all(const char *p, size_t n)
     return done;
 }
 
-static void write_line(const char *p, size_t n)
+/* False when the line is lost. *lost: how many were, since that was last asked for, when it is not. */
+static bool write_line(const char *p, size_t n, uint64_t *lost)
 {
     pthread_mutex_lock(&log_mutex);
     if (line_torn)
         line_torn = write_all("\n", 1) == 0;
-    if (!line_torn) {
-        const size_t done = write_all(p, n);
-        line_torn = done > 0 && done < n;
-    }
+    const size_t done = line_torn ? 0 : write_all(p, n);
+    line_torn = line_torn || (done > 0 && done < n);
+    *lost = done == n ? lines_lost : 0;
+    lines_lost = done == n ? 0 : lines_lost + 1;
     pthread_mutex_unlock(&log_mutex);
+    return done == n;
 }
 
-void gd_log_write(enum gd_log_level level, const char *msg, const struct gd_log_field *fields,
-                  size_t n)
+/* As gd_log_write, whatever the level. */
+static bool log_line(enum gd_log_level level, const char *msg, const struct gd_log_field *fields,
+                     size_t n, uint64_t *lost)
 {
-    static const char lost[] = "{\"severity_text\":\"ERROR\",\"msg\":\"a log line was lost\"}\n";
-    if (!gd_log_enabled(level))
-        return;
-    const int saved_errno = errno;
+    static const char failed[] = "{\"severity_text\":\"ERROR\",\"msg\":\"a log line was lost\"}\n";
     struct gd_buf json;
     struct gd_buf line;
     struct gd_json_writer w;
@@ -184,11 +202,27 @@ void gd_log_write(enum gd_log_level level, const char *msg, const struct gd_log_
     gd_jw_object_end(&w);
     if (!json.failed)
         copy_escaped(&line, (struct gd_str){json.data, json.len});
-    if (json.failed || line.failed)
-        write_line(lost, sizeof lost - 1);
-    else
-        write_line(line.data, line.len);
+    const bool there = json.failed || line.failed ? write_line(failed, sizeof failed - 1, lost)
+                                                  : write_line(line.data, line.len, lost);
     gd_buf_free(&json);
     gd_buf_free(&line);
+    return there;
+}
+
+void gd_log_write(enum gd_log_level level, const char *msg, const struct gd_log_field *fields,
+                  size_t n)
+{
+    uint64_t lost = 0, more = 0;
+    if (!gd_log_enabled(level))
+        return;
+    const int saved_errno = errno;
+    if (log_line(level, msg, fields, n, &lost) && lost > 0) {
+        const struct gd_log_field lines = GD_LOG_I64("lines", (int64_t)lost);
+        const bool told = log_line(GD_LOG_ERROR, "log lines were lost", &lines, 1, &more);
+        pthread_mutex_lock(&log_mutex);
+        lines_lost +=
+            told ? more : lost - 1; /* it counts itself when it is lost, but is not missed */
+        pthread_mutex_unlock(&log_mutex);
+    }
     errno = saved_errno;
 }

@@ -382,7 +382,7 @@ int gd_engine_score(struct gd_engine *e, const struct gd_score_request *req, str
     return rc != GD_OK ? rc : gd_engine_wait(e, t, NULL, NULL, out, err);
 }
 
-int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_tokens, bool for_good,
+int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_tokens,
                     struct gd_err *err)
 {
     const int32_t choice = 0;
@@ -401,13 +401,13 @@ int gd_engine_prime(struct gd_engine *e, const int32_t *tokens, uint32_t n_token
     pthread_mutex_lock(&e->lock);
     uint32_t left = e->n_blocks - e->stats.kv.pinned;
     pthread_mutex_unlock(&e->lock);
-    if (for_good && left < longest + n_blocks) {
+    if (left < longest + n_blocks) {
         return gd_err_set(err, GD_ELIMIT,
                           "a prefix of %u tokens does not fit into the KV cache beside a prompt of "
                           "%u",
                           n_tokens, e->context_max);
     }
-    int rc = submit(e, &req, for_good, &t, err);
+    int rc = submit(e, &req, true, &t, err);
     return rc != GD_OK ? rc : gd_engine_wait(e, t, NULL, NULL, &score, err);
 }
 

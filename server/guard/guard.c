@@ -80,11 +80,15 @@ static int enter(struct gd_guard *g, int64_t deadline_ns, struct gd_err *err)
 {
     const struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000),
                                    .tv_nsec = deadline_ns % 1000000000};
-    int failed = 0;
+    bool late = false; /* by the clock: a wait may end early */
     pthread_mutex_lock(&g->lock);
-    while (g->places == 0 && failed == 0)
-        failed = deadline_ns ? pthread_cond_timedwait(&g->left, &g->lock, &until)
-                             : pthread_cond_wait(&g->left, &g->lock);
+    while (g->places == 0 && !late) {
+        if (deadline_ns)
+            pthread_cond_timedwait(&g->left, &g->lock, &until);
+        else
+            pthread_cond_wait(&g->left, &g->lock);
+        late = deadline_ns && gd_now_ns() >= deadline_ns;
+    }
     const bool got = g->places > 0;
     g->places -= got;
     pthread_mutex_unlock(&g->lock);
@@ -101,16 +105,15 @@ static void leave(struct gd_guard *g)
     pthread_mutex_unlock(&g->lock);
 }
 
-/* Puts the prefix of each policy into the cache: for good those that are there from the start. */
-static int prime(struct gd_guard *g, const struct gd_policies *set, bool for_good,
-                 struct gd_err *err)
+/* Puts the prefix of each policy into the cache for good. */
+static int prime(struct gd_guard *g, const struct gd_policies *set, struct gd_err *err)
 {
     for (uint32_t i = 0; i < set->n; i++) {
         const struct gd_policy *p = set->policy[i];
         const uint32_t n = (uint32_t)p->prefix_ids.len;
         if (n == 0)
             continue;
-        const int rc = gd_engine_prime(g->engine, p->prefix_ids.data, n, for_good, err);
+        const int rc = gd_engine_prime(g->engine, p->prefix_ids.data, n, err);
         if (rc != GD_OK) {
             gd_err_prefix(err, "prefix of the policy %.*s", (int)p->name.len, p->name.ptr);
             return rc;
@@ -119,13 +122,14 @@ static int prime(struct gd_guard *g, const struct gd_policies *set, bool for_goo
     return GD_OK;
 }
 
-/* What is loaded at the start and what is loaded later differ in nothing but the cache. */
+/* What is loaded at the start and what is loaded later differ in nothing but the cache: a reload does
+ * not wait for the engine. A new prefix is computed with the first prompt that has it. */
 static int load_policies(struct gd_guard *g, bool at_start, struct gd_err *err)
 {
     struct gd_policies *set = NULL;
     int rc = gd_policies_open(&set, g->policy_paths, g->point, gd_engine_tokenizer(g->engine), err);
-    if (rc == GD_OK)
-        rc = prime(g, set, at_start, err);
+    if (rc == GD_OK && at_start)
+        rc = prime(g, set, err);
     if (rc != GD_OK) {
         gd_policies_close(set);
         return rc;

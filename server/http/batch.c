@@ -160,7 +160,7 @@ static void run(struct batch *b, const struct gd_json *array)
 {
     bool there = true;
     begin_items(b, array);
-    gd_service_queued(b->service, b->resp, 0);
+    gd_service_queued(b->service, b->resp, 0, 0);
     b->resp->n_items = b->n_items;
     if (b->lines) {
         b->resp->status = 200;

@@ -52,7 +52,7 @@ struct exchange {
     struct gd_gate gate;
     int route;
     bool admitted;
-    size_t held;   /* body bytes counted at admission */
+    size_t held;   /* bytes that are counted for the body, and that its buffer has */
     size_t unread; /* body bytes that the client may still send */
     char *body;
     struct gd_watch_entry watch;
@@ -105,10 +105,33 @@ static bool pass_head(struct exchange *x)
         return false;
     }
     if (route->work) {
-        x->held = x->gate.content_length;
-        x->admitted = gd_service_enter(x->service, x->held, &x->resp);
+        const size_t len = x->gate.content_length;
+        x->held = len < GD_HTTP_BODY_FIRST_BYTES ? len : GD_HTTP_BODY_FIRST_BYTES;
+        x->admitted = gd_service_enter(x->service, len, x->held, &x->resp);
         return x->admitted;
     }
+    return true;
+}
+
+/* Makes the buffer of the body as long as what may come next: memory is taken as bytes come, not as a
+ * client says that they will. False with the answer set when there is none. */
+static bool grow_body(struct exchange *x, size_t got)
+{
+    const size_t len = x->gate.content_length;
+    if (got > 0) {
+        const size_t more = len - got < got ? len - got : got;
+        if (!gd_service_hold(x->service, more, &x->resp)) {
+            return false;
+        }
+        x->held += more;
+    }
+    char *body = realloc(x->body, x->held + 1);
+    if (body == NULL) {
+        gd_reply_fail(&x->resp, 503, gd_status_wire(GD_ENOMEM), NULL, gd_status_message(GD_ENOMEM));
+        gd_stats_reject(GD_REJECT_MEMORY);
+        return false;
+    }
+    x->body = body;
     return true;
 }
 
@@ -116,18 +139,24 @@ static bool pass_head(struct exchange *x)
  * when the watchdog cut the connection. False with the answer set when the body is not there. */
 static bool read_body(struct exchange *x)
 {
-    size_t len = x->gate.content_length;
-    x->body = malloc(len + 1);
-    if (x->body == NULL) {
-        gd_reply_fail(&x->resp, 503, gd_status_wire(GD_ENOMEM), NULL, gd_status_message(GD_ENOMEM));
-        gd_stats_reject(GD_REJECT_MEMORY);
-        return false;
-    }
+    const size_t len = x->gate.content_length;
+    size_t got = 0;
+    bool more = true;
     gd_watch_begin(x->service->watch, &x->watch, GD_HTTP_BODY_MS_MAX, false);
-    int k = len > 0 ? mg_read(x->conn, x->body, len) : 0;
-    bool in_time = gd_watch_end(x->service->watch, &x->watch);
+    do {
+        if (!grow_body(x, got)) {
+            (void)gd_watch_end(x->service->watch, &x->watch);
+            x->unread = len - got;
+            return false;
+        }
+        const size_t want = x->held - got;
+        const int k = want > 0 ? mg_read(x->conn, x->body + got, want) : 0;
+        more = k >= 0 && (size_t)k == want;
+        got += k > 0 ? (size_t)k : 0;
+    } while (more && got < len);
+    const bool in_time = gd_watch_end(x->service->watch, &x->watch);
     x->unread = 0;
-    if (in_time && k >= 0 && (size_t)k == len) {
+    if (in_time && more) {
         x->body[len] = '\0';
         x->req.body = (struct gd_str){x->body, len};
         return true;
@@ -157,7 +186,7 @@ static void serve(struct exchange *x)
         if (!read_body(x)) {
             return;
         }
-        gd_service_coming(x->service, &x->resp, x->held);
+        gd_service_coming(x->service, &x->resp, x->gate.content_length);
     }
     route->handle(x->service, &x->req, &x->resp);
 }
@@ -277,7 +306,7 @@ static void finish(struct exchange *x)
     }
     double total_ms = (double)(gd_now_ns() - x->req.start_ns) / 1e6;
     gd_stats_request(x->route, x->resp.status, total_ms);
-    gd_service_queued(x->service, &x->resp, 0);
+    gd_service_queued(x->service, &x->resp, 0, 0);
     answer(x, total_ms);
     if (x->watch.gone) {
         mg_disable_connection_keep_alive(x->conn); /* the answer may have been cut short */

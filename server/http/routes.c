@@ -27,7 +27,7 @@ static void handle_guard(struct gd_service *s, const struct gd_http_request *req
     }
     struct gd_pending p;
     int rc = gd_guard_begin(g, &arena, root, &resp->caller, &p, &err);
-    gd_service_queued(s, resp, rc == 0 ? p.judgement.tokens : 0);
+    gd_service_queued(s, resp, req->body.len, rc == 0 ? p.judgement.tokens : 0);
     if (rc == 0) {
         rc = gd_guard_finish(g, &p, &resp->caller, &resp->judgement, &err);
     }
@@ -88,30 +88,38 @@ size_t gd_route_count(void)
 
 /* Tokens that a KiB of a body makes, until it is learned what they are. */
 #define TOKENS_PER_KIB 256
-#define LEARN_SHIFT 4 /* a new body counts for a sixteenth */
+#define LEARN_BYTES                                                                                \
+    16384 /* a body of so many bytes counts as much as all that was learned before */
+/* What has come and is not queued may claim this share of the longest wait: many bodies that turn out
+ * to be nothing keep nobody from an engine with little to do. */
+#define COMING_SHARE 0.9
 
-static uint64_t tokens_of(const struct gd_service *s, size_t body_bytes)
+/* Of one prompt of a body of this size, which is cut to the context. */
+static uint32_t tokens_of(const struct gd_service *s, const struct gd_engine *e, size_t body_bytes)
 {
-    const uint32_t learned = atomic_load(&s->tokens_per_kib);
-    return (uint64_t)body_bytes * (learned > 0 ? learned : TOKENS_PER_KIB) / 1024;
+    const uint32_t learned = atomic_load(&s->tokens_per_kib), most = gd_engine_context_max(e);
+    const uint64_t n = (uint64_t)body_bytes * (learned > 0 ? learned : TOKENS_PER_KIB) / 1024;
+    return n < most ? (uint32_t)n : most;
 }
 
 void gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes)
 {
-    resp->unqueued_bytes = body_bytes;
-    atomic_fetch_add(&s->unqueued_bytes, body_bytes);
+    struct gd_guard *g = atomic_load(&s->guard);
+    resp->unqueued_tokens = g != NULL ? tokens_of(s, gd_guard_engine(g), body_bytes) : 0;
+    atomic_fetch_add(&s->unqueued_tokens, resp->unqueued_tokens);
 }
 
-void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, uint64_t n_tokens)
+void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes,
+                       uint32_t n_tokens)
 {
-    const size_t bytes = resp->unqueued_bytes;
-    atomic_fetch_sub(&s->unqueued_bytes, bytes);
-    resp->unqueued_bytes = 0;
-    if (bytes > 0 && n_tokens > 0) {
-        const uint64_t now = n_tokens * 1024 / bytes;
-        const uint32_t old = atomic_load(&s->tokens_per_kib);
-        const uint64_t next = old > 0 ? old + (now >> LEARN_SHIFT) - (old >> LEARN_SHIFT) : now;
-        atomic_store(&s->tokens_per_kib, next < 16384 ? (uint32_t)next : 16384);
+    atomic_fetch_sub(&s->unqueued_tokens, resp->unqueued_tokens);
+    resp->unqueued_tokens = 0;
+    if (body_bytes > 0 && n_tokens > 0) {
+        const double now = (double)n_tokens * 1024 / (double)body_bytes;
+        const double old = (double)atomic_load(&s->tokens_per_kib);
+        const double share = (double)body_bytes / ((double)body_bytes + LEARN_BYTES);
+        const double next = old > 0 ? old + (now - old) * share : now;
+        atomic_store(&s->tokens_per_kib, next < 1 ? 1 : next < 16384 ? (uint32_t)next : 16384);
     }
 }
 
@@ -119,17 +127,17 @@ void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, uint
  * a prompt of this size would overtake does not count. */
 static bool fits_queue(const struct gd_service *s, struct gd_engine *e, size_t body_bytes)
 {
-    const uint32_t context = gd_engine_context_max(e);
-    const uint64_t tokens = tokens_of(s, body_bytes);
-    const uint64_t others = tokens_of(s, atomic_load(&s->unqueued_bytes));
-    const double coming_ms =
+    const double most_ms = (double)s->queue_ms_max;
+    const uint64_t others = atomic_load(&s->unqueued_tokens);
+    const double others_ms =
         gd_engine_cost_ms(e, others < UINT32_MAX ? (uint32_t)others : UINT32_MAX);
+    const double coming_ms =
+        others_ms < COMING_SHARE * most_ms ? others_ms : COMING_SHARE * most_ms;
     const double queue_ms = gd_engine_queue_ms(e) + coming_ms;
-    if (queue_ms <= 0.0 || queue_ms < (double)s->queue_ms_max) {
+    if (queue_ms <= 0.0 || queue_ms < most_ms) {
         return true;
     }
-    return gd_engine_ahead_ms(e, tokens < context ? (uint32_t)tokens : context) + coming_ms <
-           (double)s->queue_ms_max;
+    return gd_engine_ahead_ms(e, tokens_of(s, e, body_bytes)) + coming_ms < most_ms;
 }
 
 const char *gd_service_lost(struct gd_service *s)
@@ -164,11 +172,14 @@ bool gd_service_admit(struct gd_service *s, const struct gd_http_request *req,
     return false;
 }
 
-bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_response *resp)
+#define TOO_MANY_BODIES "too many request bodies are held at one time"
+
+bool gd_service_enter(struct gd_service *s, size_t body_bytes, size_t held,
+                      struct gd_http_response *resp)
 {
     /* Counted first, then checked: a drain that begins in between sees the work or refuses it. */
     atomic_fetch_add(&s->in_flight, 1);
-    const size_t held = atomic_fetch_add(&s->body_bytes, body_bytes);
+    const size_t before = atomic_fetch_add(&s->body_bytes, held);
     struct gd_guard *g = atomic_load(&s->guard);
     enum gd_reject why = GD_REJECT_LOADING;
     const char *code = gd_status_wire(GD_EBUSY), *message = gd_service_lost(s);
@@ -182,9 +193,9 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     } else if (g == NULL) {
         code = "loading";
         message = "the model is loading";
-    } else if (held + body_bytes > GD_HTTP_BODIES_BYTES_MAX) {
+    } else if (before + held > GD_HTTP_BODIES_BYTES_MAX) {
         why = GD_REJECT_MEMORY;
-        message = "too many request bodies are held at one time";
+        message = TOO_MANY_BODIES;
     } else if (!fits_queue(s, gd_guard_engine(g), body_bytes)) {
         why = GD_REJECT_QUEUE_TIME;
         message = "the work that waits takes longer than the server lets a request wait";
@@ -193,7 +204,18 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, struct gd_http_re
     }
     gd_reply_fail(resp, 503, code, NULL, message);
     gd_stats_reject(why);
-    gd_service_leave(s, body_bytes);
+    gd_service_leave(s, held);
+    return false;
+}
+
+bool gd_service_hold(struct gd_service *s, size_t more, struct gd_http_response *resp)
+{
+    if (atomic_fetch_add(&s->body_bytes, more) + more <= GD_HTTP_BODIES_BYTES_MAX) {
+        return true;
+    }
+    atomic_fetch_sub(&s->body_bytes, more);
+    gd_reply_fail(resp, 503, gd_status_wire(GD_EBUSY), NULL, TOO_MANY_BODIES);
+    gd_stats_reject(GD_REJECT_MEMORY);
     return false;
 }
 
@@ -208,9 +230,9 @@ uint32_t gd_service_retry_after(struct gd_service *s)
     return s_up > 0 ? s_up : 1;
 }
 
-void gd_service_leave(struct gd_service *s, size_t body_bytes)
+void gd_service_leave(struct gd_service *s, size_t held)
 {
-    atomic_fetch_sub(&s->body_bytes, body_bytes);
+    atomic_fetch_sub(&s->body_bytes, held);
     atomic_fetch_sub(&s->in_flight, 1);
 }
 

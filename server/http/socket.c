@@ -21,12 +21,14 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FD_MAX 65536
 #define FD_OTHERS 512 /* descriptors that linger, or are not connections, more or less */
 #define LINGER_MAX 256
 #define LINGER_NS 1000000000
+#define ACCEPT_PAUSE_NS 10000000
 
 /* __SOCKADDR_ARG: the C library's own name for what accept takes. */
 typedef int accept_fn(int fd, __SOCKADDR_ARG addr, socklen_t *len);
@@ -142,6 +144,12 @@ int accept(int listener, __SOCKADDR_ARG addr, socklen_t *restrict len)
 {
     const int fd = next(accept)(listener, addr, len);
     if (fd < 0) {
+        const int why = errno;
+        if (why == EMFILE || why == ENFILE || why == ENOBUFS || why == ENOMEM) {
+            /* the library would try again at once, for as long as nothing is given back */
+            (void)nanosleep(&(const struct timespec){.tv_nsec = ACCEPT_PAUSE_NS}, NULL);
+        }
+        errno = why;
         return fd;
     }
     const uint32_t before = atomic_fetch_add(&all.open, 1);
@@ -288,8 +296,9 @@ uint32_t gd_sockets_init(uint32_t n)
             (void)setrlimit(RLIMIT_NOFILE, &files);
         }
         if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < want) {
-            n = files.rlim_cur > (rlim_t)2 * FD_OTHERS ? (uint32_t)files.rlim_cur - FD_OTHERS
-                                                       : FD_OTHERS;
+            const uint32_t all_files = (uint32_t)files.rlim_cur;
+            n = all_files > 2 * FD_OTHERS ? all_files - FD_OTHERS : all_files / 2;
+            n = n > 0 ? n : 1;
         }
     }
     atomic_store(&all.max, n);

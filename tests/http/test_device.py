@@ -106,7 +106,7 @@ def simt(start, small):
     def make(*args, wait="ready", **env):
         env = {"GUARDIAN_SIMT_" + k: str(v) for k, v in env.items()}
         model = [] if "--model" in args else small
-        return start("--kv-cache-mib", "64", "--max-batch-tokens", "512", *args, wait=wait, env=env, model=model, program=SIMT)
+        return start("--kv-cache-mib", "64", "--max-batch-tokens", "512", "--max-queue-ms", "600000", *args, wait=wait, env=env, model=model, program=SIMT)
     return make
 
 

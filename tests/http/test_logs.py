@@ -2,12 +2,19 @@
 
 Every byte value and texts that try to end a line, a string or an object go into every part of a request.
 """
+import fcntl
+import http.client
 import json
+import os
 import pathlib
 import re
+import signal
+import subprocess
+import threading
+import time
 
 import pytest
-from conftest import ROOT, pending_request, responses, user
+from conftest import BIN, ROOT, clean_env, model_args, pending_request, responses, run_threads, user
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = "00-%s-%s-01" % (TRACE, SPAN)
@@ -180,3 +187,46 @@ def test_lines_say_who_wrote_them(server):
     version = server.get("/version").json["version"]
     for x in server.lines():
         assert x["service.name"] == "guardian" and x["service.version"] == version
+
+
+def test_a_log_that_nobody_reads():
+    """Requests are answered and the server ends when told to, though its standard error is a pipe that is full; when it is
+    read again, whole lines come, and how many were lost."""
+    out, into = os.pipe()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen([BIN, "serve", *model_args(), "--port", "0"], stderr=into, env=clean_env())
+    os.close(into)
+    said = b""
+    while b'"ready"' not in said:
+        said += os.read(out, 65536)
+    port = next(x["port"] for x in map(json.loads, said.splitlines()) if x["msg"] == "listening")
+
+    def ask(n):
+        for _ in range(n):
+            c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            c.request("GET", "/version")
+            assert c.getresponse().status == 200
+            c.close()
+
+    run_threads(8, lambda i: ask(10))
+    time.sleep(3)  # it waits a second for somebody to read
+    ended = []
+
+    def read():
+        parts = []
+        while part := os.read(out, 65536):
+            parts.append(part)
+        ended.append(b"".join(parts))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    ask(5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    reader.join()
+    os.close(out)
+    said = said[said.rindex(b"\n") + 1:] + ended[0]
+    lines = [json.loads(x) for x in said.splitlines() if x]
+    lost = [x["lines"] for x in lines if x["msg"] == "log lines were lost"]
+    asked = sum(x["msg"] == "request" for x in lines)
+    assert lost and sum(lost) + asked == 85, (lost, asked)

@@ -306,3 +306,31 @@ def responses_done(raw):
     head, _, rest = raw.partition(b"\r\n\r\n")
     length = [x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:")]
     return length and len(rest) >= int(length[0].split(b":")[1])
+
+
+def test_large_bodies_keep_nobody_out(start):
+    """What is only being read may turn out to be nothing: others are let in as long as the engine has little to do."""
+    s = start("--threads", "1", "--max-queue-ms", "300")
+    assert s.guard(patient(unique(), 5)).status == 200
+    garbage = b'{"messages": [' + b'{"role":"user","content":"x"},' * 69000 + b"0]}"  # refused at its end, for its size
+    assert len(garbage) < 2097152
+    stop, sent = threading.Event(), []
+
+    def flood(i):
+        c = s.connect()
+        while not stop.is_set():
+            r = s.guard(garbage, connection=c)
+            assert r.status in (413, 422, 503), r.body
+            sent.append(r.status)
+            if r.headers["connection"] == "close":
+                c = s.connect()
+
+    def ask(i):
+        try:
+            eventually(lambda: len(sent) > 8)
+            for _ in range(30):
+                assert s.guard(patient(unique(), 5)).status == 200
+        finally:
+            stop.set()
+
+    run_threads(7, lambda i: flood(i) if i < 6 else ask(i))

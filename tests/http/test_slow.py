@@ -409,3 +409,39 @@ def test_queued_work_of_the_gone_is_not_done(quiet):
     after = server.metrics()
     assert after["guardian_requests_canceled_total"] - before["guardian_requests_canceled_total"] == len(held)
     assert after["guardian_engine_sequences_total"] - before["guardian_engine_sequences_total"] < 64 * len(held)
+
+
+def test_bodies_that_are_announced_take_no_memory(quiet):
+    """Memory is counted as bytes come: 200 clients that announce the largest body and stop keep nobody out."""
+    server, (files, threads, _) = quiet
+    head = b"POST /v1/guard HTTP/1.1\r\nHost: x\r\nContent-Length: 2097152\r\n\r\n"
+    held = [connect(server) for _ in range(200)]
+    for s in held:
+        s.sendall(head + b" " * 1000)
+    eventually(lambda: server.metrics()["guardian_requests_in_flight"] == len(held))
+    assert server.guard(patient(unique(), 0)).status == 200
+    for s in held:
+        s.close()
+    back_to_base(server, files, threads)
+
+
+def test_bodies_that_come_are_held_to_a_limit(quiet):
+    """... and as they do come, there is an end: 60 times 2 MiB but one byte are more than may be held."""
+    server, (files, threads, _) = quiet
+    head = b"POST /v1/guard HTTP/1.1\r\nHost: x\r\nContent-Length: 2097152\r\n\r\n"
+    said = []
+
+    def one(i):
+        s = connect(server)
+        try:
+            s.sendall(head + b" " * 2097151)
+            said.append(s.recv(4096))
+        except OSError:  # told, and cut while it was still sending
+            said.append(b"")
+        s.close()
+
+    run_threads(60, one)
+    refused = [x for x in said if x.startswith(b"HTTP/1.1 503")]
+    assert refused and all(b"too many request bodies" in x and b"Retry-After" in x for x in refused), said[:3]
+    back_to_base(server, files, threads)
+    assert server.guard(patient(unique(), 0)).status == 200
