@@ -53,6 +53,8 @@ struct gd_http_response {
     double queue_ms, inference_ms;
     /* set by http.c: false when the client has left; then and later nothing is sent */
     bool (*send)(struct gd_http_response *resp, const char *p, size_t n);
+    /* set by http.c: true when a line can be sent without waiting for the client */
+    bool (*has_room)(struct gd_http_response *resp);
     void *ctx;
     struct gd_caller caller;
     struct gd_lease lease; /* of the key that the request came with */

@@ -2,8 +2,9 @@
  *
  * All items are begun before the first is finished, so that the engine has them together: it packs
  * them into steps and computes once what they share. They are finished, and told, in order: as
- * elements of one list, or as lines that are sent one by one. An item lives in an arena of its own
- * from its begin to its finish. When the client leaves, what was begun is canceled. A list under way
+ * elements of one list, or as lines that are sent one by one. A client that does not read its lines
+ * as they come waits for all of them to be finished: it must not hold places in the queue. An item
+ * lives in an arena of its own from its begin until it is told. When the client leaves, what was begun is canceled. A list under way
  * when the device is lost fails as a whole: nothing is 200 after that. */
 #include "guardian/service.h"
 
@@ -12,7 +13,9 @@
 struct item {
     struct gd_arena arena;
     struct gd_pending pending;
-    struct gd_err err; /* code 0: it was begun */
+    struct gd_judgement judgement; /* when it is finished */
+    struct gd_err err;             /* code 0: it was begun, and did not fail since */
+    bool finished;
 };
 
 struct batch {
@@ -20,7 +23,7 @@ struct batch {
     struct gd_guard *guard;
     struct gd_http_response *resp;
     struct item *items;
-    uint32_t n_items, n_finished;
+    uint32_t n_items, n_told;
     bool lines;
     struct gd_json_writer list; /* on resp->body; not for lines */
 };
@@ -69,22 +72,32 @@ static void begin_items(struct batch *b, const struct gd_json *array)
     }
 }
 
-/* Waits for the next item; its verdict is in *j when the result is 0. */
-static int finish_next(struct batch *b, struct gd_judgement *j)
+/* Waits for an item that was begun and is not finished. */
+static void finish(struct batch *b, struct item *it)
 {
-    struct item *it = &b->items[b->n_finished++];
-    if (it->err.code == 0) {
-        it->err.code = gd_guard_finish(b->guard, &it->pending, &b->resp->caller, j, &it->err);
+    if (it->err.code == 0 && !it->finished) {
+        it->err.code =
+            gd_guard_finish(b->guard, &it->pending, &b->resp->caller, &it->judgement, &it->err);
+        it->finished = true;
     }
-    return it->err.code;
 }
 
-static void write_item(const struct batch *b, uint32_t index, const struct gd_judgement *j,
-                       struct gd_json_writer *w)
+/* Until one says that the client has left. */
+static void finish_all(struct batch *b)
+{
+    for (uint32_t i = b->n_told; i < b->n_items; i++) {
+        finish(b, &b->items[i]);
+        if (b->items[i].err.code == GD_ECANCELED) {
+            return;
+        }
+    }
+}
+
+static void write_item(const struct batch *b, uint32_t index, struct gd_json_writer *w)
 {
     const struct gd_err *err = &b->items[index].err;
     if (err->code == 0) {
-        gd_judgement_write(b->guard, j, w);
+        gd_judgement_write(b->guard, &b->items[index].judgement, w);
         return;
     }
     gd_jw_object(w);
@@ -96,13 +109,13 @@ static void write_item(const struct batch *b, uint32_t index, const struct gd_ju
 }
 
 /* False when the client has left. */
-static bool send_line(struct batch *b, uint32_t index, const struct gd_judgement *j)
+static bool send_line(struct batch *b, uint32_t index)
 {
     struct gd_buf line;
     struct gd_json_writer w;
     gd_buf_init(&line, GD_HTTP_ANSWER_BYTES_MAX);
     gd_json_writer_init(&w, &line);
-    write_item(b, index, j, &w);
+    write_item(b, index, &w);
     if (line.failed != 0) {
         int rc = line.failed;
         gd_buf_free(&line);
@@ -111,10 +124,13 @@ static bool send_line(struct batch *b, uint32_t index, const struct gd_judgement
         b->items[index].err.code = GD_EINTERNAL;
         snprintf(b->items[index].err.msg, sizeof(b->items[index].err.msg),
                  "the answer could not be written: %s", gd_status_message(rc));
-        write_item(b, index, j, &w);
+        write_item(b, index, &w);
     }
     gd_buf_z(&line, "\n");
-    bool sent = line.failed == 0 && b->resp->send(b->resp, line.data, line.len);
+    if (!b->resp->has_room(b->resp)) {
+        finish_all(b);
+    }
+    const bool sent = line.failed == 0 && b->resp->send(b->resp, line.data, line.len);
     gd_buf_free(&line);
     return sent;
 }
@@ -123,18 +139,17 @@ static bool send_line(struct batch *b, uint32_t index, const struct gd_judgement
  * stand in the item's arena, which is let go last. */
 static bool tell_next(struct batch *b)
 {
-    struct gd_judgement j;
-    const uint32_t index = b->n_finished;
+    const uint32_t index = b->n_told++;
     struct item *it = &b->items[index];
-    int rc = finish_next(b, &j);
-    bool there = rc != GD_ECANCELED;
+    finish(b, it);
+    bool there = it->err.code != GD_ECANCELED;
     if (there && b->lines) {
-        there = send_line(b, index, &j);
+        there = send_line(b, index);
     } else if (there) {
-        write_item(b, index, &j, &b->list);
+        write_item(b, index, &b->list);
     }
     if (there && it->err.code == 0) {
-        gd_stats_judgement(&j);
+        gd_stats_judgement(&it->judgement);
     } else if (there) {
         b->resp->n_item_errors++;
         gd_stats_item_error();
@@ -146,12 +161,12 @@ static bool tell_next(struct batch *b)
 static void cancel_rest(struct batch *b)
 {
     const struct gd_err gone = {.code = GD_ECANCELED};
-    for (; b->n_finished < b->n_items; b->n_finished++) {
-        struct item *it = &b->items[b->n_finished];
-        if (it->err.code == 0) {
+    for (; b->n_told < b->n_items; b->n_told++) {
+        struct item *it = &b->items[b->n_told];
+        if (it->err.code == 0 && !it->finished) {
             gd_guard_cancel(b->guard, &it->pending);
-            gd_arena_free(&it->arena);
         }
+        gd_arena_free(&it->arena);
     }
     gd_reply_err(b->resp, &gone);
 }
@@ -172,7 +187,7 @@ static void run(struct batch *b, const struct gd_json *array)
         gd_jw_key(&b->list, "data");
         gd_jw_array(&b->list);
     }
-    while (there && b->n_finished < b->n_items) {
+    while (there && b->n_told < b->n_items) {
         there = tell_next(b);
     }
     const char *lost = gd_engine_lost(gd_guard_engine(b->guard));

@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <civetweb.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -269,6 +270,13 @@ static bool send_part(struct gd_http_response *resp, const char *p, size_t n)
     return !x->watch.gone;
 }
 
+static bool has_room(struct gd_http_response *resp)
+{
+    const struct exchange *x = resp->ctx;
+    struct pollfd p = {.fd = x->watch.fd, .events = POLLOUT};
+    return poll(&p, 1, 0) == 1;
+}
+
 static void answer(struct exchange *x, double total_ms)
 {
     static const char last_chunk[] = "0\r\n\r\n";
@@ -337,6 +345,7 @@ static int on_request(struct mg_connection *conn)
         .content_type = "application/json",
         .queue_ms = -1.0,
         .send = send_part,
+        .has_room = has_room,
         .ctx = x,
         .caller = {.gone = client_gone, .ctx = x},
     };

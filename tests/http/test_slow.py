@@ -445,3 +445,21 @@ def test_bodies_that_come_are_held_to_a_limit(quiet):
     assert refused and all(b"too many request bodies" in x and b"Retry-After" in x for x in refused), said[:3]
     back_to_base(server, files, threads)
     assert server.guard(patient(unique(), 0)).status == 200
+
+
+def test_lines_that_nobody_reads_hold_no_place_in_the_queue(quiet):
+    """More items than the queue has places, all computed, their lines not read: others get their verdicts."""
+    server, (files, threads, _) = quiet
+    request = {**pending_request(unique()), "deadline_ms": 300000, "session": "s" * 8000}
+    body = json.dumps({"items": [request] * 64}).encode()
+    head = b"POST /v1/guard/batch HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(body)
+    held = []
+    for k in range(24):
+        held.append(connect(server, rcvbuf=4096))
+        held[-1].sendall(head + body)
+        assert server.patiently(server.guard, patient(unique(), 0)).status == 200, k
+    assert server.metrics()["guardian_requests_in_flight"] > 0
+    assert server.guard(patient(unique(), 0)).status == 200
+    for s in held:
+        s.close()
+    back_to_base(server, files, threads)
