@@ -2,10 +2,10 @@
  *
  * All items are begun before the first is finished, so that the engine has them together: it packs
  * them into steps and computes once what they share. They are finished, and told, in order: as
- * elements of one list, or as lines that are sent one by one. A client that does not read its lines
- * as they come waits for all of them to be finished: it must not hold places in the queue. An item
- * lives in an arena of its own from its begin until it is told. When the client leaves, what was begun is canceled. A list under way
- * when the device is lost fails as a whole: nothing is 200 after that. */
+ * elements of one list, or as lines that are sent one by one. A client that does not read its lines as
+ * they come waits for all of them to be finished: it must not hold places in the queue. An item lives
+ * in an arena of its own from its begin until it is told. When the client leaves, what was begun is
+ * canceled. A list under way when the device is lost fails as a whole: nothing is 200 after that. */
 #include "guardian/service.h"
 
 #include <string.h>
