@@ -56,6 +56,9 @@ struct gd_json_limits {
 extern const struct gd_json_limits GD_JSON_REQUEST_LIMITS;
 extern const struct gd_json_limits GD_JSON_FILE_LIMITS;
 
+/* More than the nodes and texts of any parse of it take, from a look at its commas and brackets. */
+size_t gd_json_tree_bytes_max(struct gd_str text, const struct gd_json_limits *lim);
+
 /* Parses exactly one value. `text` must outlive the nodes (strings without escapes point into it).
  * GD_EJSON, GD_ELIMIT, GD_ENOMEM; err names the byte offset. */
 int gd_json_parse(struct gd_arena *a, struct gd_str text, const struct gd_json_limits *lim,

@@ -116,7 +116,7 @@
 #define GD_HTTP_REQUEST_ID_MAX 128
 #define GD_HTTP_HEADERS_MAX 63 /* the HTTP library drops what comes after the 64th */
 #define GD_HTTP_BODY_FIRST_BYTES 16384 /* of a body's buffer, which doubles as bytes come */
-#define GD_HTTP_BODIES_BYTES_MAX (64 * GD_MIB) /* request bodies held at one time, all together */
+#define GD_HTTP_BODIES_BYTES_MAX (128 * GD_MIB) /* request bodies and their trees, all together */
 #define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB) /* read off after a refusal, so that it arrives */
 #define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
 #define GD_HTTP_BODY_MS_MAX 10000 /* from the head of a request to the last byte of its body */

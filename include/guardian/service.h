@@ -96,7 +96,7 @@ bool gd_service_admit(struct gd_service *s, const struct gd_http_request *req,
  * would go before a prompt of about its size. An idle engine takes everything. */
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, size_t held,
                       struct gd_http_response *resp);
-/* So much more memory for the body. False, with nothing held and 503 set, when all bodies together
+/* So much more memory for the body, or what it is parsed into. False, with nothing held and 503 set, when all bodies together
  * would pass GD_HTTP_BODIES_BYTES_MAX. */
 bool gd_service_hold(struct gd_service *s, size_t more, struct gd_http_response *resp);
 /* Why the device of the loaded model is lost, or NULL. Lock-free. */

@@ -559,6 +559,17 @@ static int read_after(struct parser *p, struct gd_str *key, bool *more)
     return GD_OK;
 }
 
+size_t gd_json_tree_bytes_max(struct gd_str text, const struct gd_json_limits *lim)
+{
+    size_t n =
+        1; /* each further value has a comma before it, or is the first of a list or object */
+    for (size_t i = 0; i < text.len; i++) {
+        const char c = text.ptr[i];
+        n += c == ',' || c == '[' || c == '{';
+    }
+    return (n < lim->nodes_max ? n : lim->nodes_max) * sizeof(struct gd_json) + text.len;
+}
+
 int gd_json_parse(struct gd_arena *a, struct gd_str text, const struct gd_json_limits *lim,
                   const struct gd_json **out, struct gd_err *err)
 {

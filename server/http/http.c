@@ -53,7 +53,7 @@ struct exchange {
     struct gd_gate gate;
     int route;
     bool admitted;
-    size_t held;   /* bytes that are counted for the body, and that its buffer has */
+    size_t held;   /* bytes that are counted for the body: of its buffer, then of its tree too */
     size_t unread; /* body bytes that the client may still send */
     char *body;
     struct gd_watch_entry watch;
@@ -173,6 +173,17 @@ static bool read_body(struct exchange *x)
     return false;
 }
 
+/* What the body will be parsed into counts as the body does, before it is there. */
+static bool hold_tree(struct exchange *x)
+{
+    const size_t more = gd_json_tree_bytes_max(x->req.body, &GD_JSON_REQUEST_LIMITS);
+    if (!gd_service_hold(x->service, more, &x->resp)) {
+        return false;
+    }
+    x->held += more;
+    return true;
+}
+
 static void serve(struct exchange *x)
 {
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -184,7 +195,7 @@ static void serve(struct exchange *x)
         if (x->gate.expect_continue) {
             mg_write(x->conn, go_on, sizeof(go_on) - 1);
         }
-        if (!read_body(x)) {
+        if (!read_body(x) || !hold_tree(x)) {
             return;
         }
         gd_service_coming(x->service, &x->resp, x->gate.content_length);

@@ -341,6 +341,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (rc == 0) {
         check_node(root, 1, &f);
         GD_ASSERT(f.nodes <= GD_REQUEST_NODES_MAX && f.depth <= GD_REQUEST_DEPTH_MAX);
+        GD_ASSERT(f.nodes * sizeof(struct gd_json) + size <=
+                  gd_json_tree_bytes_max(text, &GD_JSON_REQUEST_LIMITS));
     }
     check_against_jansson(text, &err, root, &f);
     if (rc == 0 && f.depth < GD_JSON_WRITER_DEPTH_MAX && !f.nul_key)

@@ -426,7 +426,7 @@ def test_bodies_that_are_announced_take_no_memory(quiet):
 
 
 def test_bodies_that_come_are_held_to_a_limit(quiet):
-    """... and as they do come, there is an end: 60 times 2 MiB but one byte are more than may be held."""
+    """... and as they do come, there is an end: 80 times 2 MiB but one byte are more than may be held."""
     server, (files, threads, _) = quiet
     head = b"POST /v1/guard HTTP/1.1\r\nHost: x\r\nContent-Length: 2097152\r\n\r\n"
     said = []
@@ -440,7 +440,7 @@ def test_bodies_that_come_are_held_to_a_limit(quiet):
             said.append(b"")
         s.close()
 
-    run_threads(60, one)
+    run_threads(80, one)
     refused = [x for x in said if x.startswith(b"HTTP/1.1 503")]
     assert refused and all(b"too many request bodies" in x and b"Retry-After" in x for x in refused), said[:3]
     back_to_base(server, files, threads)
