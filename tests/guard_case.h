@@ -1,5 +1,5 @@
-/* guard_case.h - what the tests of the guard share: the tiny tokenizer, policies, and a request carried to its
- * trajectory and prompt. Include after cmocka.h. */
+/* guard_case.h - what the tests of the guard share: the tiny tokenizer, policies, and a request carried to
+ * its trajectory and prompt. Include after cmocka.h. */
 #ifndef GUARDIAN_TESTS_GUARD_CASE_H
 #define GUARDIAN_TESTS_GUARD_CASE_H
 

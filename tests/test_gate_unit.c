@@ -1,5 +1,6 @@
-/* test_gate_unit.c - the gate as functions of a parsed head: every rule, both ways, and what it tells of those that pass.
- * tests/http/test_gate.py asks the same of the running server, tests/fuzz/fuzz_gate.c of any bytes. */
+/* test_gate_unit.c - the gate as functions of a parsed head: every rule, both ways, and what it tells of
+ * those that pass. tests/http/test_gate.py asks the same of the running server, tests/fuzz/fuzz_gate.c of
+ * any bytes. */
 #include "guardian/gate.h"
 
 #include <setjmp.h>

@@ -1,6 +1,6 @@
-/* test_guard.c - one request to one verdict on a tiny model: the answer's members, policies, phases and masks, refusals
- * that never allow, rendering, determinism, many threads at once, many requests of one thread, callers, and what is
- * reused from one request to the next. */
+/* test_guard.c - one request to one verdict on a tiny model: the answer's members, policies, phases and
+ * masks, refusals that never allow, rendering, determinism, many threads at once, many requests of one
+ * thread, callers, and what is reused from one request to the next. */
 #include "guardian/guard.h"
 
 #include <setjmp.h>
@@ -577,8 +577,8 @@ static bool same_verdict(const struct gd_judgement *a, const struct gd_judgement
 
 #define MANY 24
 
-/* Many begun before the first is finished, in whatever order: each has the verdict that judging it alone gives, also
- * where nothing is ever reused. */
+/* Many begun before the first is finished, in whatever order: each has the verdict that judging it alone
+ * gives, also where nothing is ever reused. */
 static void test_begin_many(void **state)
 {
     (void)state;
@@ -678,8 +678,8 @@ static bool always_gone(void *ctx)
 
 #define CROWD 24
 
-/* A caller that has left is told so, and nothing of its request stays in the engine. The last of a crowd waits for long
- * enough to be asked. */
+/* A caller that has left is told so, and nothing of its request stays in the engine. The last of a crowd
+ * waits for long enough to be asked. */
 static void test_gone(void **state)
 {
     (void)state;
@@ -782,7 +782,8 @@ static struct gd_ids ids_of(struct gd_guard *g, const char *request, uint32_t *n
     return ids;
 }
 
-/* A trajectory that grows is computed from where it grows: what was kept of the request before is all found. */
+/* A trajectory that grows is computed from where it grows: what was kept of the request before is all
+ * found. */
 static void test_growing(void **state)
 {
     (void)state;

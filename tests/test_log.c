@@ -218,8 +218,8 @@ static void test_torn_line(void **state)
     for (size_t i = 0; i < 4; i++)
         many[i] = GD_LOG_STR("t", ((struct gd_str){fill, GD_LOG_STR_BYTES_MAX}));
     gd_log_write(GD_LOG_INFO, "torn", many, 4);
-    gd_log_msg(GD_LOG_INFO,
-               "no room"); /* it is not waited for; nothing of it is there, nothing is torn by it */
+    /* It is not waited for; nothing of it is there, nothing is torn by it. */
+    gd_log_msg(GD_LOG_INFO, "no room");
     const ssize_t torn = read(fds[0], text, sizeof text);
     assert_true(torn > 0 && memchr(text, '\n', (size_t)torn) == NULL);
     gd_log_msg(GD_LOG_INFO, "whole");

@@ -1,5 +1,6 @@
-/* test_notify.c - what the service manager is told, byte for byte, through a socket of a path and an abstract one;
- * that nothing is told where there is nobody; and what a wrong address or a deaf manager does. */
+/* test_notify.c - what the service manager is told, byte for byte, through a socket of a path and an
+ * abstract one; that nothing is told where there is nobody; and what a wrong address or a deaf manager
+ * does. */
 #include "guardian/notify.h"
 
 #include <setjmp.h>

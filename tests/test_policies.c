@@ -1,5 +1,5 @@
-/* test_policies.c - several policies in one guard: which one judges, who may use which, and reading them again while
- * requests are under way. */
+/* test_policies.c - several policies in one guard: which one judges, who may use which, and reading them
+ * again while requests are under way. */
 #include "guardian/guard.h"
 
 #include <setjmp.h>
@@ -23,8 +23,10 @@ static void write_policy(const char *path, const char *name, int version, const 
 {
     FILE *f = fopen(path, "w");
     assert_non_null(f);
-    fprintf(f, "{\"name\":\"%s\",\"version\":%d,\"chat\":\"none\",\"template\":\"%s says {body}\"," TWO_CHOICES "%s}", name,
-            version, name, more);
+    fprintf(f,
+            "{\"name\":\"%s\",\"version\":%d,\"chat\":\"none\",\"template\":\"%s says {body}\"," TWO_CHOICES
+            "%s}",
+            name, version, name, more);
     fclose(f);
 }
 
@@ -98,7 +100,8 @@ static void test_a_caller_has_its_policies(void **state)
 {
     (void)state;
     struct gd_guard *g = open_both();
-    const struct gd_str second = GD_STR("second"), all[] = {GD_STR("second"), GD_STR("first")}, gone = GD_STR("gone");
+    const struct gd_str second = GD_STR("second"), all[] = {GD_STR("second"), GD_STR("first")},
+                        gone = GD_STR("gone");
     const struct gd_caller only = {.policies = &second, .n_policies = 1};
     const struct gd_caller two = {.policies = all, .n_policies = 2};
     const struct gd_caller none = {.policies = &gone, .n_policies = 1};

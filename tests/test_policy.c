@@ -1,5 +1,5 @@
-/* test_policy.c - policies: the built-in one, every field and its refusals, templates from files, choices that are
- * exactly one token, the part of a template that is encoded at load, and operating points. */
+/* test_policy.c - policies: the built-in one, every field and its refusals, templates from files, choices
+ * that are exactly one token, the part of a template that is encoded at load, and operating points. */
 #include "guardian/policy.h"
 
 #include <setjmp.h>
@@ -437,9 +437,9 @@ static void add_ids(struct gd_ids *ids, const struct gd_tokenizer *t, struct gd_
     assert_int_equal(gd_tokenizer_encode(t, text, GD_SPECIALS_OFF, ids), GD_OK);
 }
 
-/* p and its twin are the same policy, loaded with tokenizers that differ in their pattern: only p's has cuts. What is
- * before the body must be the same text in both, and have the same ids whatever the body is. `rest` begins what p
- * keeps for each request. */
+/* p and its twin are the same policy, loaded with tokenizers that differ in their pattern: only p's has
+ * cuts. What is before the body must be the same text in both, and have the same ids whatever the body is.
+ * `rest` begins what p keeps for each request. */
 static void check_prefix(const struct gd_policy *p, const struct gd_policy *twin,
                          const struct gd_tokenizer *t, const char *rest)
 {

@@ -1,5 +1,5 @@
-/* test_socket.c - what the HTTP library gets in place of the C library's socket calls: connections above the limit are
- * answered, a buffer holds nothing of an earlier connection, and stopping ends what is open. */
+/* test_socket.c - what the HTTP library gets in place of the C library's socket calls: connections above
+ * the limit are answered, a buffer holds nothing of an earlier connection, and stopping ends what is open. */
 #include "guardian/socket.h"
 
 #include <setjmp.h>
@@ -199,7 +199,8 @@ static void test_stop(void **state)
     char answer[512] = "";
     assert_true(recv(late, answer, sizeof(answer) - 1, MSG_WAITALL) > 0);
     assert_non_null(strstr(answer, "\"code\":\"draining\""));
-    assert_int_equal(strtol(strstr(answer, "Content-Length: ") + 16, NULL, 10), strlen(strstr(answer, "\r\n\r\n") + 4));
+    assert_int_equal(strtol(strstr(answer, "Content-Length: ") + 16, NULL, 10),
+                     strlen(strstr(answer, "\r\n\r\n") + 4));
     close(late);
     close(end);
     close(fd);

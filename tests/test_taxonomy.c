@@ -1,4 +1,5 @@
-/* test_taxonomy.c - the table of labels: names of all three kinds, dimensions, and what can be judged when. */
+/* test_taxonomy.c - the table of labels: names of all three kinds, dimensions, and what can be judged when.
+ */
 #include "guardian/taxonomy.h"
 
 #include <setjmp.h>

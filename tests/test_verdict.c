@@ -1,4 +1,5 @@
-/* test_verdict.c - logits to action: thresholds, masks, and that nothing but a whole, finite, unambiguous view allows. */
+/* test_verdict.c - logits to action: thresholds, masks, and that nothing but a whole, finite, unambiguous
+ * view allows. */
 #include "guardian/verdict.h"
 
 #include <setjmp.h>
@@ -103,7 +104,8 @@ static void test_thresholds_are_inclusive(void **state)
     assert_int_equal(v.action, GD_ACTION_ALLOW);
 }
 
-/* Risk spread over labels: flagged by the sum, labelled by the largest of them, choice by the largest of all. */
+/* Risk spread over labels: flagged by the sum, labelled by the largest of them, choice by the largest of
+ * all. */
 static void test_spread_risk(void **state)
 {
     struct fixture *f = *state;

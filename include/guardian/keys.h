@@ -15,7 +15,8 @@
  * the time of a look-up does not depend on which of them fits, or how far.
  *
  * A key ring without a file and without a plain key is open: everybody may ask, as nobody in
- * particular. So is NULL where a ring is asked for its keys or entered. Any thread, everywhere here but open and close. */
+ * particular. So is NULL where a ring is asked for its keys or entered. Any thread, everywhere here
+ * but open and close. */
 #ifndef GUARDIAN_KEYS_H
 #define GUARDIAN_KEYS_H
 
@@ -34,10 +35,10 @@ int gd_keyring_open(struct gd_keyring **out, const char *path, const char *env_k
 /* After the last gd_lease_leave. NULL is fine. */
 void gd_keyring_close(struct gd_keyring *r);
 
-/* Reads the file again. On failure the keys stay as they are. A request that asks once it has returned
- * does not enter with a key that is not in the file any more; those that have entered go on. What a key has used of
- * its limits, and its running requests, are carried over when its id and its hash are those of before;
- * new limits count from now on. Without a file it does nothing. */
+/* Reads the file again. On failure the keys stay as they are. A request that asks once it has
+ * returned does not enter with a key that is not in the file any more; those that have entered go on.
+ * What a key has used of its limits, and its running requests, are carried over when its id and its
+ * hash are those of before; new limits count from now on. Without a file it does nothing. */
 int gd_keyring_reload(struct gd_keyring *r, struct gd_err *err);
 
 bool gd_keyring_required(const struct gd_keyring *r); /* false: it is open */

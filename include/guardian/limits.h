@@ -88,7 +88,7 @@
 #define GD_STEP_TOKENS_MAX 8448    /* new tokens of one step */
 #define GD_STEP_SEQS_MAX 64        /* sequences of one step */
 #define GD_STEP_CHOICES_MAX (GD_STEP_SEQS_MAX * GD_POLICY_CHOICES_MAX) /* logits of one step */
-#define GD_QUEUE_MAX 512         /* requests that wait for the worker */
+#define GD_QUEUE_MAX 512        /* requests that wait for the worker */
 #define GD_QUEUE_MS_DEFAULT 750 /* estimated wait from which on new requests are refused */
 #define GD_QUEUE_MS_MAX 600000
 #define GD_DEADLINE_MS_DEFAULT 10000
@@ -114,10 +114,10 @@
 #define GD_HTTP_HEADER_BYTES_MAX 16384
 #define GD_HTTP_SEND_BUFFER_BYTES 262144 /* of a socket; the kernel doubles it */
 #define GD_HTTP_REQUEST_ID_MAX 128
-#define GD_HTTP_HEADERS_MAX 63 /* the HTTP library drops what comes after the 64th */
+#define GD_HTTP_HEADERS_MAX 63         /* the HTTP library drops what comes after the 64th */
 #define GD_HTTP_BODY_FIRST_BYTES 16384 /* of a body's buffer, which doubles as bytes come */
 #define GD_HTTP_BODIES_BYTES_MAX (128 * GD_MIB) /* request bodies and their trees, all together */
-#define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB) /* read off after a refusal, so that it arrives */
+#define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB)  /* read off after a refusal, so that it arrives */
 #define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
 #define GD_HTTP_BODY_MS_MAX 10000 /* from the head of a request to the last byte of its body */
 #define GD_HTTP_SEND_MS_MAX 10000 /* that an answer may wait for its reader, all parts together */
@@ -141,7 +141,7 @@
 /* Log and metrics */
 #define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */
 #define GD_LOG_LINE_BYTES_MAX (256 * GD_KIB)
-#define GD_LOG_WAIT_MS 1000         /* for a reader of the log that does not read */
+#define GD_LOG_WAIT_MS 1000       /* for a reader of the log that does not read */
 #define GD_LOG_PATH_BYTES_MAX 128 /* of a request's path */
 #define GD_NOTIFY_MS 1000         /* that the service manager may take to be told */
 #define GD_METRIC_FAMILIES_MAX 64

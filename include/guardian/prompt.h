@@ -35,9 +35,9 @@
  *   (integer division).
  * J(value): JSON as one line: members in their order (all of them, also those of equal name), ", "
  *   and ": " as separators, number texts as they came, strings decoded and written again with only
- *   \" \\ \n \r \t \b \f and \u00XX (below U+0020) escaped, then the rest of rule S.3, F before it; nothing is
- *   trimmed; lone surrogates become U+FFFD. (Python: json.dumps(ensure_ascii=False), numbers kept
- *   as text.)
+ *   \" \\ \n \r \t \b \f and \u00XX (below U+0020) escaped, then the rest of rule S.3, F before
+ *   it; nothing is trimmed; lone surrogates become U+FFFD. (Python:
+ *   json.dumps(ensure_ascii=False), numbers kept as text.)
  * V(text): a string that may hold JSON: when the trimmed text is a complete JSON object or array
  *   within the reader's limits (limits.h; all strings of a request together at most
  *   GD_REQUEST_NODES_MAX values, counted as one more than the commas, { and [ of each) then J of
@@ -51,9 +51,9 @@
  *                       pass for a call. Text that S leaves empty is no event: no line, and it ends
  *                       no waiting.
  *   call                ASSISTANT: <functioncall> {"name": N, "arguments": E(A, item_bytes)}
- *                       N is J(name), with N in place of S.3 there and for a server: {"server": ..., "name": ...}. A is
- *                       J of an arguments object, V of a string; missing, null or blank arguments
- *                       are {}.
+ *                       N is J(name), with N in place of S.3 there and for a server:
+ *                       {"server": ..., "name": ...}. A is J of an arguments object, V of a
+ *                       string; missing, null or blank arguments are {}.
  *   result              FUNCTION RESPONSE: E(V(text), item_bytes); J of a structured result in
  *                       place of V(text); an error result has "ERROR: " before it. With more than
  *                       one call waiting (the one answered counts) and a name known: FUNCTION

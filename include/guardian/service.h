@@ -20,10 +20,10 @@ struct gd_service {
     _Atomic(struct gd_guard *) guard; /* not owned; NULL while the model loads */
     struct gd_golden golden;          /* what was checked of it; set before guard is */
     atomic_bool draining;
-    _Atomic uint32_t in_flight;      /* admitted work not yet answered */
-    _Atomic size_t body_bytes;       /* held for bodies of admitted work */
+    _Atomic uint32_t in_flight;       /* admitted work not yet answered */
+    _Atomic size_t body_bytes;        /* held for bodies of admitted work */
     _Atomic uint64_t unqueued_tokens; /* estimate, of work that the engine does not know yet */
-    _Atomic uint32_t tokens_per_kib; /* of bodies, learned; 0: not yet */
+    _Atomic uint32_t tokens_per_kib;  /* of bodies, learned; 0: not yet */
     int64_t start_ns;
     int64_t created;          /* seconds since 1970 when the model was ready, or the start */
     uint32_t queue_ms_max;    /* refuse new work when the engine has as much as this to do */
@@ -57,7 +57,7 @@ struct gd_http_response {
     bool (*has_room)(struct gd_http_response *resp);
     void *ctx;
     struct gd_caller caller;
-    struct gd_lease lease; /* of the key that the request came with */
+    struct gd_lease lease;    /* of the key that the request came with */
     uint32_t unqueued_tokens; /* of this request, in gd_service.unqueued_tokens */
     /* for the log line */
     struct gd_trace trace; /* of the head; gd_reply_parse may take it from the body */
@@ -96,8 +96,8 @@ bool gd_service_admit(struct gd_service *s, const struct gd_http_request *req,
  * would go before a prompt of about its size. An idle engine takes everything. */
 bool gd_service_enter(struct gd_service *s, size_t body_bytes, size_t held,
                       struct gd_http_response *resp);
-/* So much more memory for the body, or what it is parsed into. False, with nothing held and 503 set, when all bodies together
- * would pass GD_HTTP_BODIES_BYTES_MAX. */
+/* So much more memory for the body, or what it is parsed into. False, with nothing held and 503 set, when
+ * all bodies together would pass GD_HTTP_BODIES_BYTES_MAX. */
 bool gd_service_hold(struct gd_service *s, size_t more, struct gd_http_response *resp);
 /* Why the device of the loaded model is lost, or NULL. Lock-free. */
 const char *gd_service_lost(struct gd_service *s);

@@ -71,13 +71,13 @@ struct gd_trajectory {
     struct gd_tool *tools;
     uint32_t n_tools;
     uint32_t flags;
-    enum gd_phase
-        phase;     /* request: the last event (catalogues aside) is a call without its result */
+    /* request: the last event (catalogues aside) is a call without its result */
+    enum gd_phase phase;
     bool has_user; /* there is user text: intent is known */
-    int32_t
-        step; /* ordinal (from 0, among calls) of the call judged: the last call, or that of the last
-                             result; -1 when assistant text follows it (the final response is judged), or when the
-                             last result is of no known call */
+    /* ordinal (from 0, among calls) of the call judged: the last call, or that of the last result;
+     * -1 when assistant text follows it (the final response is judged), or when the last result is
+     * of no known call */
+    int32_t step;
 };
 
 /* Builds the trajectory of a request object that has exactly one of `messages`, `frames`, `mci`. An

@@ -561,8 +561,8 @@ static int read_after(struct parser *p, struct gd_str *key, bool *more)
 
 size_t gd_json_tree_bytes_max(struct gd_str text, const struct gd_json_limits *lim)
 {
-    size_t n =
-        1; /* each further value has a comma before it, or is the first of a list or object */
+    /* Each value but the first has a comma before it, or is the first of a list or object. */
+    size_t n = 1;
     for (size_t i = 0; i < text.len; i++) {
         const char c = text.ptr[i];
         n += c == ',' || c == '[' || c == '{';

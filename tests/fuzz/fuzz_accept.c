@@ -1,11 +1,15 @@
-/* fuzz_accept.c - libFuzzer driver of what handlers read of a head beyond its framing: Accept and x-request-id. The input
- * is header lines (split at line feeds; control characters, which the gate refuses, become '?'), each the value of an
- * Accept line, the first of them of x-request-id too. For every input:
- *   - the same answer again, in another case of letters, with blanks around, and with other headers between;
- *   - one line whose elements are those of all has the same answer, as far as no quotes are open at line ends;
- *   - naming a type with q=1 makes it preferred, with q=0 in a line of its own changes nothing for the better;
+/* fuzz_accept.c - libFuzzer driver of what handlers read of a head beyond its framing: Accept and
+ * x-request-id. The input is header lines (split at line feeds; control characters, which the gate refuses,
+ * become '?'), each the value of an Accept line, the first of them of x-request-id too. For every input:
+ *   - the same answer again, in another case of letters, with blanks around, and with other headers
+ *     between;
+ *   - one line whose elements are those of all has the same answer, as far as no quotes are open at line
+ *     ends;
+ *   - naming a type with q=1 makes it preferred, with q=0 in a line of its own changes nothing for the
+ *     better;
  *   - without any line nothing is preferred; a type that no line names literally is not either;
- *   - the request id is the caller's when that is short and of harmless letters, else one of ours, never empty. */
+ *   - the request id is the caller's when that is short and of harmless letters, else one of ours, never
+ *     empty. */
 #include "guardian/service.h"
 
 #include <ctype.h>

@@ -1,10 +1,11 @@
-/* fuzz_frames.c - libFuzzer driver of the three input forms, from raw bytes to events; no model, no prompt (fuzz_request goes
- * on from here). The first byte chooses the text: the rest as it is, or the rest as the value of messages, frames or mci,
- * with other members around it. For every input:
+/* fuzz_frames.c - libFuzzer driver of the three input forms, from raw bytes to events; no model, no prompt
+ * (fuzz_request goes on from here). The first byte chooses the text: the rest as it is, or the rest as the
+ * value of messages, frames or mci, with other members around it. For every input:
  *   - a refusal has a documented code and a message in UTF-8, a second run has the same;
  *   - events hold together (check.h), and all their text is UTF-8 within the request or its arena;
  *   - members that are not looked at change nothing, wherever they stand; nor do blanks around the request;
- *   - one more message of the user gives one more event and takes none away, and leaves no call to be judged;
+ *   - one more message of the user gives one more event and takes none away, and leaves no call to be
+ *     judged;
  *   - under a small arena the result is the same or GD_ENOMEM;
  *   - the request itself is not written to. */
 #include "check.h"

@@ -1,10 +1,11 @@
 /* fuzz_gate.c - libFuzzer driver of the HTTP gate, from raw bytes. Two readers look at the same bytes:
- *   - a lenient one, which cuts a head in place the way our HTTP library does (skips white space before the request line,
- *     takes bare LF, stops at folded lines and after 64 headers), notes whether what it shows is all there was, and
- *     asks the gate;
+ *   - a lenient one, which cuts a head in place the way our HTTP library does (skips white space before the
+ *     request line, takes bare LF, stops at folded lines and after 64 headers), notes whether what it shows
+ *     is all there was, and asks the gate;
  *   - a strict one, which knows nothing of the first and reads RFC 9112 and our own rules, byte by byte.
  * For every input:
- *   - what the gate lets pass, the strict reader reads as well, with the same headers, body length, and end;
+ *   - what the gate lets pass, the strict reader reads as well, with the same headers, body length, and
+ *     end;
  *   - what the strict reader takes, passes (but for Origin, which may be refused for other reasons);
  *   - a refusal is a 4xx with code and constant text, and closes the connection;
  *   - gd_http_header_get gives the first header of a name; nothing of the input is written to;
@@ -48,7 +49,8 @@ static size_t find_end(const char *s, size_t n)
     return 0;
 }
 
-/* Ends the word at p with a zero byte, as well as all white space behind it; NULL when it does not end as it must. */
+/* Ends the word at p with a zero byte, as well as all white space behind it; NULL when it does not end as
+ * it must. */
 static char *end_word(char *p, bool of_line)
 {
     if (of_line ? *p != '\r' && *p != '\n' : *p != ' ')
@@ -113,7 +115,8 @@ static bool cut_headers(struct gd_http_request *r, char *p)
     return true;
 }
 
-/* False when the library would not show the request at all. bytes: of raw, to be cut. *head: bytes up to the body. */
+/* False when the library would not show the request at all. bytes: of raw, to be cut. *head: bytes up to
+ * the body. */
 static bool read_leniently(const char *raw, char *bytes, size_t n, struct gd_http_request *r,
                            size_t *head)
 {

@@ -1,10 +1,12 @@
-/* fuzz_keys.c - libFuzzer driver of key files. The first byte chooses the text: the rest as it is; the rest as the members of
- * a key, behind an id and a hash; the rest as a second key behind a whole one; or the rest as one member of a key. For every
- * input:
- *   - what is accepted keeps the promises of keys.h: 1 to GD_KEYS_MAX keys in ascending order of their hashes, ids and
- *     tenants that fit, ids and hashes none twice, policies with names none twice, limits in their bounds;
+/* fuzz_keys.c - libFuzzer driver of key files. The first byte chooses the text: the rest as it is; the rest
+ * as the members of a key, behind an id and a hash; the rest as a second key behind a whole one; or the
+ * rest as one member of a key. For every input:
+ *   - what is accepted keeps the promises of keys.h: 1 to GD_KEYS_MAX keys in ascending order of their
+ *     hashes, ids and tenants that fit, ids and hashes none twice, policies with names none twice, limits
+ *     in their bounds;
  *   - each key is found by its hash and id, and not by another id;
- *   - what is refused is GD_EUSAGE with a message in UTF-8 that shows no hash; a second reading gives the same. */
+ *   - what is refused is GD_EUSAGE with a message in UTF-8 that shows no hash; a second reading gives the
+ *     same. */
 #include "../../server/http/keyset.h"
 #include "check.h"
 

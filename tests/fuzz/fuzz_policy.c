@@ -1,8 +1,9 @@
-/* fuzz_policy.c - libFuzzer driver of policy files. The first byte chooses the text: the rest as it is; the built-in
- * policy with bytes changed (position and value pairs); or a small policy of which one member is the rest. For every input:
- *   - what is accepted keeps the promises of policy.h: thresholds and operating points in range and in order, labels none
- *     twice and one appropriate, each choice one token of the vocabulary, the ids of prefix and suffix those of their
- *     texts, budgets in their bounds;
+/* fuzz_policy.c - libFuzzer driver of policy files. The first byte chooses the text: the rest as it is; the
+ * built-in policy with bytes changed (position and value pairs); or a small policy of which one member is
+ * the rest. For every input:
+ *   - what is accepted keeps the promises of policy.h: thresholds and operating points in range and in
+ *     order, labels none twice and one appropriate, each choice one token of the vocabulary, the ids of
+ *     prefix and suffix those of their texts, budgets in their bounds;
  *   - each operating point can be chosen and then counts, no other name can, and a refusal changes nothing;
  *   - what is refused is GD_EPOLICY with a message in UTF-8; a second reading gives the same. */
 #include "check.h"

@@ -1,10 +1,13 @@
-/* fuzz_request.c - libFuzzer driver of a request's way to a prompt: JSON, trajectory, rendering, ids. The first byte
- * selects policy and context. Checked:
+/* fuzz_request.c - libFuzzer driver of a request's way to a prompt: JSON, trajectory, rendering, ids. The
+ * first byte selects policy and context. Checked:
  *   - a refusal has a message and a documented code; a second run gives the same;
  *   - indices of events, calls and tools are in range; phase and step agree with the events;
- *   - the body has only lines that begin with our markers, and no control character; each event has its line;
- *   - the special tokens of the prompt are those of the policy, its ids fit the context, and decode to its text;
- *   - what may be kept of it is the policy's prefix at least, and ends with the body at the latest, but not earlier;
+ *   - the body has only lines that begin with our markers, and no control character; each event has its
+ *     line;
+ *   - the special tokens of the prompt are those of the policy, its ids fit the context, and decode to its
+ *     text;
+ *   - what may be kept of it is the policy's prefix at least, and ends with the body at the latest, but not
+ *     earlier;
  *   - events left out are never hidden: truncated says so and the verdict of calm scores is not allow. */
 #include "check.h"
 #include "guardian/prompt.h"

@@ -11,9 +11,11 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, pending_request
+from conftest import ROOT, eventually, pending_request
+from test_keys import TINY, bearer, entry, new_key, put_keys
+from test_life import policy, put
 
-PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 WALL = 0x40000000
 HANG_S = int(re.search(r"#define GD_HANG_MS (\d+)", (ROOT / "include/guardian/limits.h").read_text())[1]) / 1000
 
@@ -45,11 +47,11 @@ def reap(tid):
         pass
 
 
-def worker_of(s):
+def worker_of(s, headers=None, words=600):
     """The thread that computes."""
     before = used(s.process.pid)
     for i in range(12):
-        assert s.guard(pending_request("city %d" % i, words=600)).status == 200
+        assert s.guard(pending_request("city %d" % i, words=words), headers=headers).status == 200
     after = used(s.process.pid)
     return max(after, key=lambda t: after[t] - before.get(t, after[t]))
 
@@ -98,6 +100,35 @@ def test_a_hanging_worker_ends_the_server(start):
     told = [body for body in refused if b"the worker hangs" in body]
     assert told and all(b'"overloaded"' in body for body in refused if body not in told)
     assert {status for status, _ in answers} <= {200, 503, 0}
+
+
+def test_a_reload_does_not_wait_for_the_worker(start, tmp_path):
+    """While the worker stands still a key is taken back and policies are read; then it goes on where it was."""
+    keys, rules = tmp_path / "keys.json", tmp_path / "policy.json"
+    old, kept = new_key(), new_key()
+    put_keys(keys, entry(old, "old"), entry(kept, "kept"))
+    put(rules, policy("mine", 1))
+    s = start("--threads", "1", "--keys", str(keys), model=["--model", TINY, "--policy", str(rules)])
+    tid = worker_of(s, headers=bearer(kept), words=100)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(s.guard(pending_request("x"), headers=bearer(old))))
+    ptrace(PTRACE_SEIZE, tid)
+    ptrace(PTRACE_INTERRUPT, tid)
+    asking.start()
+    eventually(lambda: s.get("/info", headers=bearer(kept)).status == 200)
+    eventually(lambda: b"guardian_requests_in_flight 1\n" in s.get("/metrics", headers=bearer(kept)).body)
+    put_keys(keys, entry(kept, "kept"))
+    put(rules, policy("mine", 2))
+    s.process.send_signal(signal.SIGHUP)
+    eventually(lambda: s.get("/info", headers=bearer(old)).status == 401, timeout=HANG_S / 3)
+    eventually(lambda: s.get("/info", headers=bearer(kept)).json["policies"][0]["version"] == 2, timeout=HANG_S / 3)
+    assert not answers
+    ptrace(PTRACE_DETACH, tid)
+    asking.join()
+    assert answers[0].status == 200 and answers[0].json["policy"] == "mine@1"  # it had entered before
+    r = s.guard(pending_request("y"), headers=bearer(kept))
+    assert r.status == 200 and r.json["policy"] == "mine@2"
+    assert s.stop() == 0
 
 
 def test_a_stopped_process_does_not_hang(start):

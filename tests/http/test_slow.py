@@ -304,6 +304,39 @@ def test_one_connection_too_many(start):
     back_to_base(server, files, threads)
 
 
+def test_no_descriptor_is_left(start):
+    """The limit is lowered while it runs, which the server cannot know: it waits for a descriptor, and does not spin."""
+    server = start()
+    proc = "/proc/%d/" % server.process.pid
+    warm(server)
+    limit = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    highest = max(int(x) for x in os.listdir(proc + "fd"))
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (highest + 9, limit[1]))
+    held = [connect(server) for _ in range(32)]
+    for s in held:
+        s.sendall(GET)
+    eventually(lambda: len(os.listdir(proc + "fd")) >= highest + 8)
+
+    def computed():
+        fields = open(proc + "stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before, since = computed(), time.monotonic()
+    time.sleep(3)
+    assert computed() - before < 0.5 * (time.monotonic() - since)
+    served = [s for s in held if select.select([s], [], [], 0)[0]]
+    assert 0 < len(served) < len(held)
+    for s in served:
+        s.close()
+    for s in held:  # the others come as places become free
+        if s not in served:
+            assert one_answer(s).startswith(b"HTTP/1.1 200")
+            s.close()
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limit)
+    assert server.guard(patient(unique(), 0)).status == 200
+    assert server.stop() == 0
+
+
 def test_bursts_of_connections(start):
     """Thousands come and go at once: whoever is let in is answered, the rest is told 503, nobody waits for ever."""
     server = start()
