@@ -161,8 +161,6 @@ static int load_pre_tokenizer(struct load *l, const struct gd_json *v)
 static int load_pre_tokenizers(struct load *l)
 {
     const struct gd_json *v = gd_json_get(l->root, "pre_tokenizer");
-    if (gd_splits_init(&l->t->splits) != GD_OK)
-        return no_memory(l);
     if (v != NULL && v->type != GD_JSON_NULL) {
         int rc = load_pre_tokenizer(l, v);
         if (rc != GD_OK)

@@ -113,10 +113,9 @@ struct gd_split {
 struct gd_splits {
     struct gd_split stages[GD_SPLIT_STAGES_MAX];
     uint32_t n_stages;
-    uint8_t *classes; /* [GD_CLASSES_LEN] class of the first code points */
 };
 
-int gd_splits_init(struct gd_splits *p);
+/* Zeroed memory is a pre-tokeniser without stages. */
 void gd_splits_free(struct gd_splits *p);
 /* GD_EMODEL when the pattern does not compile or means something else here; GD_ENOMEM. */
 int gd_splits_add(struct gd_splits *p, struct gd_str pattern, struct gd_err *err);

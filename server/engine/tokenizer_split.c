@@ -10,6 +10,7 @@
  * the only character outside of ASCII that folds to a letter of the contractions. */
 #include "tokenizer_parts.h"
 
+#include <pthread.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -80,22 +81,19 @@ static enum char_class class_of(uint32_t cp)
     return OTHER;
 }
 
-int gd_splits_init(struct gd_splits *p)
+static uint8_t classes[CLASSES_LEN]; /* of the first code points; the same for every tokenizer */
+static pthread_once_t classes_once = PTHREAD_ONCE_INIT;
+
+static void fill_classes(void)
 {
-    memset(p, 0, sizeof *p);
-    p->classes = malloc(CLASSES_LEN);
-    if (p->classes == NULL)
-        return GD_ENOMEM;
     for (uint32_t cp = 0; cp < CLASSES_LEN; cp++)
-        p->classes[cp] = (uint8_t)class_of(cp);
-    return GD_OK;
+        classes[cp] = (uint8_t)class_of(cp);
 }
 
 void gd_splits_free(struct gd_splits *p)
 {
     for (uint32_t i = 0; i < p->n_stages; i++)
         gd_regex_close(p->stages[i].regex);
-    free(p->classes);
     memset(p, 0, sizeof *p);
 }
 
@@ -107,6 +105,7 @@ static int add_stage(struct gd_splits *p, enum gd_split_kind kind, struct gd_reg
         return gd_err_set(err, GD_ELIMIT, "the pre-tokenizer has more than %d splitting steps",
                           GD_SPLIT_STAGES_MAX);
     }
+    (void)pthread_once(&classes_once, fill_classes);
     p->stages[p->n_stages++] = (struct gd_split){kind, regex};
     return GD_OK;
 }
@@ -146,7 +145,6 @@ bool gd_splits_known(const struct gd_splits *p)
 
 /* A walk over valid UTF-8. */
 struct scan {
-    const uint8_t *classes;
     const uint8_t *s;
     size_t n;
 };
@@ -158,7 +156,7 @@ static inline enum char_class class_at(const struct scan *sc, size_t pos, size_t
     uint32_t cp;
     if (s[0] < 0x80) {
         *len = 1;
-        return (enum char_class)sc->classes[s[0]];
+        return (enum char_class)classes[s[0]];
     }
     if (s[0] < 0xE0) {
         *len = 2;
@@ -170,7 +168,7 @@ static inline enum char_class class_at(const struct scan *sc, size_t pos, size_t
         *len = 4;
         cp = (s[0] & 0x07u) << 18 | (s[1] & 0x3Fu) << 12 | (s[2] & 0x3Fu) << 6 | (s[3] & 0x3Fu);
     }
-    return cp < CLASSES_LEN ? (enum char_class)sc->classes[cp] : class_of(cp);
+    return cp < CLASSES_LEN ? (enum char_class)classes[cp] : class_of(cp);
 }
 
 /* End of the run of one class from pos. */
@@ -284,7 +282,7 @@ static int run_stage(const struct gd_splits *p, uint32_t stage, struct gd_str te
     if (stage == p->n_stages)
         return fn(ctx, text);
     const struct gd_split *split = &p->stages[stage];
-    struct scan sc = {p->classes, (const uint8_t *)text.ptr, text.len};
+    struct scan sc = {(const uint8_t *)text.ptr, text.len};
     struct gd_regex_run *run = NULL;
     int rc = GD_OK;
     if (split->kind == GD_SPLIT_REGEX)
