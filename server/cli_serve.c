@@ -276,13 +276,17 @@ int gd_cli_serve(const struct gd_cli *c)
     gd_log(GD_LOG_INFO, "listening", GD_LOG_Z("version", GD_VERSION), GD_LOG_Z("host", c->host),
            GD_LOG_I64("port", gd_http_port(h)), GD_LOG_Z("model", c->model),
            GD_LOG_I64("connections", gd_sockets_max()), GD_LOG_I64("keys", gd_keyring_count(keys)));
-    if (pthread_create(&thread, NULL, load_main, &l) != 0) {
+    int rc = pthread_create(&thread, NULL, load_main, &l);
+    if (rc != 0) {
+        gd_err_set(&err, GD_ENOMEM,
+                   "the loading thread could not be started: %s (there is a thread for each of %u "
+                   "connections: is a limit on threads, such as pids or TasksMax, below that?)",
+                   strerror(rc), (unsigned)gd_sockets_max());
         gd_http_close(h);
         gd_keyring_close(keys);
-        gd_err_set(&err, GD_ENOMEM, "the loading thread could not be started");
         return fail(&err);
     }
-    int rc = run(h, &l, keys, &set);
+    rc = run(h, &l, keys, &set);
     bool orderly = drain(h, &l, rc == 0 ? c->shutdown_timeout_s : LOST_TIMEOUT_S, &set);
     if (lost(&l) != NULL) {
         if (rc == 0) {
