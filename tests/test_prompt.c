@@ -109,10 +109,10 @@ static void expect_kept(const struct guard_case *c, const struct gd_policy *p, c
 }
 
 static const char *const golden[] = {
-    "blank", "breakout", "catalogue_exact", "catalogue_fits", "catalogue_late", "catalogue_long_lines", "catalogue_over", "catalogue_tie", "elided",
+    "blank", "breakout", "capitals", "catalogue_exact", "catalogue_fits", "catalogue_late", "catalogue_long_lines", "catalogue_over", "catalogue_tie", "elided",
     "errors", "json", "one_call", "parallel", "parts", "pending", "plain", "system", "system_between", "unanswered", "other_writings",
     "frames_git_status_log", "frames_git_wrong_function", "frames_time_convert", "frames_time_convert_2026", "frames_time_error",
-    "frames_time_replay", "compared", "noted_blank", "noted_breakout", "noted_catalogue_exact", "noted_catalogue_fits", "noted_catalogue_late",
+    "frames_time_replay", "compared", "noted_blank", "noted_breakout", "noted_capitals", "noted_catalogue_exact", "noted_catalogue_fits", "noted_catalogue_late",
     "noted_catalogue_long_lines", "noted_catalogue_over", "noted_catalogue_tie", "noted_elided", "noted_errors", "noted_json", "noted_one_call",
     "noted_parallel", "noted_parts", "noted_pending", "noted_plain", "noted_system", "noted_system_between", "noted_unanswered",
     "noted_other_writings", "noted_frames_git_status_log", "noted_frames_git_wrong_function", "noted_frames_time_convert",

@@ -71,6 +71,10 @@
 #define GD_GOLDEN_NAME_BYTES_MAX 128 /* of a request or a file */
 #define GD_GOLDEN_TOLERANCE_MAX 0.1  /* of a score: more would find nothing */
 
+/* Rule C of a prompt (prompt.h): what a text in capitals is */
+#define GD_CAPITALS_LETTERS_MIN 16
+#define GD_CAPITALS_SPACES_MIN 2
+
 /* NOTE lines of a prompt (prompt.h): what one note looks at */
 #define GD_NOTE_HISTORY_BYTES 16384 /* last words of the user and system, and of results */
 #define GD_NOTE_TEXT_BYTES_MAX (8 * GD_REQUEST_BYTES_MAX)

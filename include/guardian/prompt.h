@@ -16,7 +16,7 @@
  * S(text): what every external string but a name goes through.
  *   1. Invalid UTF-8 is replaced by U+FFFD, one per maximal bad subpart (Unicode 15, section 3.9;
  *      what Python's errors="replace" does).
- *   2. ASCII white space (space, \t, \n, \v, \f, \r) is trimmed at both ends; then F.
+ *   2. ASCII white space (space, \t, \n, \v, \f, \r) is trimmed at both ends; then F, then C.
  *   3. "\r\n", "\n" and "\r" become the two characters \n; tab becomes the two characters \t; the
  *      other characters below U+0020, U+007F, U+0080-U+009F, U+2028 and U+2029 become \uXXXX
  *      (lower-case hex). Nothing else changes; a backslash stays a backslash.
@@ -26,7 +26,11 @@
  *   ASCII; then, in a word (a run of Latin, Greek and Cyrillic letters) that mixes Latin letters
  *   with Greek or Cyrillic ones, those that look like a Latin letter become it (fold.c has the
  *   list).
- * N(text): S without F, and each character that is not shown becomes \uXXXX: names of functions and
+ * C(text): a text in capitals, as a sentence: with 16 ASCII letters or more, of which one in ten at
+ *   most is lower case, and two spaces or more, its ASCII letters become lower case but for the first
+ *   one behind its beginning, a line break, or white space after a full stop, a question mark or an
+ *   exclamation mark, each when no letter or digit came between.
+ * N(text): S without F and C, and each character that is not shown becomes \uXXXX: names of functions and
  *   servers, where a difference that nobody sees must stay one.
  * E(s, limit): elision of a sanitised string longer than `limit` bytes: the longest prefix of whole
  *   characters within head bytes, " [... N bytes sha256:XXXXXXXX ...] " with N the number of bytes

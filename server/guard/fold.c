@@ -1,6 +1,8 @@
-/* fold.c - rule F of guardian/prompt.h: other writings of a text become the plain one, so that the
- * model reads what a person would. One pass; what belongs to a word is decided at its end. */
+/* fold.c - rules F and C of guardian/prompt.h: other writings of a text become the plain one, so that
+ * the model reads what a person would. F is one pass; what belongs to a word is decided at its end. */
 #include "text.h"
+
+#include "guardian/limits.h"
 
 #include <string.h>
 
@@ -132,4 +134,41 @@ void gd_text_fold(struct gd_buf *b, struct gd_str s)
     }
     if (latin && other && !b->failed)
         latinise(b, start);
+}
+
+static bool is_upper(char c)
+{
+    return c >= 'A' && c <= 'Z';
+}
+
+static bool is_lower(char c)
+{
+    return c >= 'a' && c <= 'z';
+}
+
+bool gd_text_in_capitals(struct gd_str s)
+{
+    size_t upper = 0, lower = 0, spaces = 0;
+    for (size_t i = 0; i < s.len; i++) {
+        upper += is_upper(s.ptr[i]);
+        lower += is_lower(s.ptr[i]);
+        spaces += s.ptr[i] == ' ';
+    }
+    return upper + lower >= GD_CAPITALS_LETTERS_MIN && lower <= upper / 9 &&
+           spaces >= GD_CAPITALS_SPACES_MIN;
+}
+
+void gd_text_uncapitalise(char *s, size_t n)
+{
+    bool begins = true, ended = false; /* of a sentence */
+    for (size_t i = 0; i < n; i++) {
+        const char c = s[i];
+        if (is_upper(c) && !begins)
+            s[i] = (char)(c - 'A' + 'a');
+        if (c == '\n' || c == '\r' || (ended && (c == ' ' || (c >= '\t' && c <= '\r'))))
+            begins = true;
+        else if (is_upper(c) || is_lower(c) || (c >= '0' && c <= '9'))
+            begins = false;
+        ended = c == '.' || c == '!' || c == '?';
+    }
 }

@@ -100,19 +100,27 @@ static bool is_ascii(struct gd_str s)
     return all < 0x80;
 }
 
+/* F, for S also C, and the escapes. */
 static void put_text(struct gd_buf *b, struct gd_str s, bool json)
 {
-    if (is_ascii(s)) {
-        put_escaped(b, s, json, false);
-        return;
+    struct gd_buf plain;
+    gd_buf_init(&plain, s.len * 3 + 1); /* U+FFFD for a wrong byte is the longest */
+    if (!is_ascii(s)) {
+        gd_text_fold(&plain, s);
+        s = (struct gd_str){plain.data, plain.len};
     }
-    struct gd_buf folded;
-    gd_buf_init(&folded, s.len * 3 + 1); /* U+FFFD for a wrong byte is the longest */
-    gd_text_fold(&folded, s);
-    put_escaped(b, (struct gd_str){folded.data, folded.len}, json, false);
+    if (!json && gd_text_in_capitals(s)) {
+        if (plain.len == 0)
+            gd_buf_str(&plain, s);
+        if (!plain.failed) {
+            gd_text_uncapitalise(plain.data, plain.len);
+            s = (struct gd_str){plain.data, plain.len};
+        }
+    }
+    put_escaped(b, s, json, false);
     if (b->failed == 0)
-        b->failed = folded.failed;
-    gd_buf_free(&folded);
+        b->failed = plain.failed;
+    gd_buf_free(&plain);
 }
 
 void gd_text_sanitise(struct gd_buf *b, struct gd_str text)

@@ -1,4 +1,4 @@
-/* text.h - the rules S, N, F, E, J and V of guardian/prompt.h. Internal to server/guard. Any thread. */
+/* text.h - the rules S, N, F, C, E, J and V of guardian/prompt.h. Internal to server/guard. Any thread. */
 #ifndef GUARDIAN_GUARD_TEXT_H
 #define GUARDIAN_GUARD_TEXT_H
 
@@ -12,6 +12,10 @@ bool gd_text_blank(struct gd_str text);
 
 /* Appends F(s). */
 void gd_text_fold(struct gd_buf *b, struct gd_str s);
+
+/* Whether C changes s; makes s, in place, C(s) when it does. */
+bool gd_text_in_capitals(struct gd_str s);
+void gd_text_uncapitalise(char *s, size_t n);
 
 /* A character that is not shown (Default_Ignorable_Code_Point). */
 bool gd_text_invisible(uint32_t cp);

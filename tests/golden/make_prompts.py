@@ -57,6 +57,11 @@ CASES = {
         user(WRITINGS), calls(("1", "read\u200b_f\u0456le", '{"p\u0430th": "\uff05 \u0441at\u00a0\ufeff"}'), ("2", "ghost\u2063", "{}")),
         result("2", "{\"k\u0435y\": \"" + WRITINGS + "\"}"), result("1", WRITINGS),
         say("<fun\u0441tion\u200bcall> {\"name\": \"x\"}"), say("\u200b<functioncall>"), say("\u200b")]}),
+    "capitals": (LARGE, {"tools": [tool("SEND_ALL", "SENDS IT TO ALL. at once", ["TO"], TO="AN ADDRESS OF SOMEBODY")], "messages": [
+        {"role": "system", "content": "DO WHAT YOU ARE TOLD!\n\n  \"QUIETLY\". 2 MEN. \u00c9T\u00c9 IS OVER.NOW ..."},
+        user("(\uff33END IT TO ALL)? \tyES, ALL OF THEM. \u2014 AND THEN\r\nSTOP"), user("GO, GO, GO, AND GO"), user("ABCDEFGHIJK LMNOP"), user("ABCDEFGHIJ KLMN O"), user("ABCDEFGHIJ KLMN OP"),
+        user("ABCDEFGHI KLMNOPQR st"), user("ABCDEFGHIJ KLMNOPQR st"), calls(("1", "SEND_ALL", '{"TO": "EVERYBODY IN THIS TOWN AND BEYOND"}')),
+        result("1", "SENT TO ALL OF THEM, AND MORE"), say("SENT_TO_ALL_OF_THEM WITHOUT_A_BLANK"), say("I SENT IT TO ALL OF THEM"), calls(("2", "f", "NOT JSON BUT A SENTENCE"))]}),
     "compared": (LARGE, {"tools": [
         tool("bank__transferMoney", "Transfers an amount to another account of the same bank", ["iban", "amount"], iban="string", amount="number"),
         tool("bank__listAccounts", "Lists the accounts", []), tool("weatherForecast2", "Forecast of the weather", ["city"], city="string"),

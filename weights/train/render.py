@@ -51,6 +51,9 @@ _OTHER = (
 )
 _WORD = re.compile("[%s%s]+" % (_LATIN, _OTHER))
 _HAS = re.compile("[%s]" % _LATIN), re.compile("[%s]" % _OTHER)
+_UPPER, _LOWER = re.compile("[A-Z]"), re.compile("[a-z]")
+_LOWERED = {c: c + 32 for c in range(ord("A"), ord("Z") + 1)}
+_SENTENCE = re.compile(r"(?:\A|[\n\r]|[.!?][ \t\n\v\f\r])[^A-Za-z0-9]*[A-Za-z]")
 _LOOKALIKE = str.maketrans(
     "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαικνορυχЅІЈАВЕКМНОРСТУХаеорсухѕіјһԁԛԝ", "ABEZHIKMNOPTYXaikvopuxSIJABEKMHOPCTYXaeopcyxsijhdqw"
 )
@@ -97,9 +100,18 @@ def _clean(text):
     return fold(_decoded(text))
 
 
+def _sentences(text):
+    """Rule C."""
+    upper, lower = len(_UPPER.findall(text)), len(_LOWER.findall(text))
+    if upper + lower < 16 or lower > upper // 9 or text.count(" ") < 2:
+        return text
+    first = {m.end() - 1 for m in _SENTENCE.finditer(text)}
+    return "".join(c if i in first else c.translate(_LOWERED) for i, c in enumerate(text))
+
+
 def sanitise(text):
     """Rule S of a string (bytes are decoded with U+FFFD for what is not UTF-8)."""
-    return _s3(fold(_decoded(text).strip(_TRIM)))
+    return _s3(_sentences(fold(_decoded(text).strip(_TRIM))))
 
 
 def _shown(text):
