@@ -4,6 +4,8 @@
  * has nothing to do: handing over a prompt and its score orders the two. */
 #include "common.h"
 
+#include "guardian/clock.h"
+
 #include <math.h>
 #include <string.h>
 #include <time.h>

@@ -4,6 +4,7 @@
  * The server chooses bf16 only where the CPU has AMX; here the choice is the caller's, so that the
  * memory of a bf16 load can be measured on any machine. A directory of zeros in the right shape
  * (a sparse file) needs no disk: the packed weights are written all the same. */
+#include "guardian/clock.h"
 #include "guardian/engine.h"
 #include "guardian/kernels.h"
 

@@ -6,6 +6,8 @@
  * wanted again while the one before still lingers. */
 #include "overload_client.h"
 
+#include "guardian/clock.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <math.h>

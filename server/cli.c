@@ -1,5 +1,6 @@
 /* cli.c - one table of flags; parsing, help, and the loading that most commands share. */
 #include "guardian/cli.h"
+#include "guardian/clock.h"
 #include "guardian/device.h"
 #include "guardian/log.h"
 
@@ -36,9 +37,11 @@ static const struct flag FLAGS[] = {
     {"host", "GUARDIAN_HOST", "ADDRESS", TEXT, AT(host), 0,
      "IPv4 address to listen on (default 127.0.0.1)"},
     {"port", "GUARDIAN_PORT", "N", NUMBER, AT(port), 65535,
-     "port to listen on (default 8080; 0: any free one, see the log)"},
+     "port to listen on (default " GD_TEXT(GD_HTTP_PORT_DEFAULT) "; 0: any free one, see the log)"},
     {"shutdown-timeout", "GUARDIAN_SHUTDOWN_TIMEOUT", "SECONDS", NUMBER, AT(shutdown_timeout_s),
-     3600, "how long a shutdown waits for admitted requests (default 30)"},
+     GD_SHUTDOWN_S_MAX,
+     "how long a shutdown waits for admitted requests (default " GD_TEXT(
+         GD_SHUTDOWN_S_DEFAULT) ")"},
     {"allow-origin", "GUARDIAN_ALLOW_ORIGIN", "ORIGINS", TEXT, AT(allow_origin), 0,
      "web origins whose pages may send requests, as https://host:port, separated by commas"},
     {"insecure", "GUARDIAN_INSECURE", NULL, SWITCH, AT(insecure), 0,
@@ -46,7 +49,8 @@ static const struct flag FLAGS[] = {
     {"keys", "GUARDIAN_KEYS", "FILE", TEXT, AT(keys), 0,
      "key file: who may ask, and how much (`guardian key` makes entries)"},
     {"max-queue-ms", "GUARDIAN_MAX_QUEUE_MS", "N", NUMBER, AT(queue_ms_max), GD_QUEUE_MS_MAX,
-     "refuse new requests when the work that waits takes so long (default 1000)"},
+     "refuse new requests when the work that waits takes so long (default " GD_TEXT(
+         GD_QUEUE_MS_DEFAULT) ")"},
     {"max-batch-tokens", "GUARDIAN_MAX_BATCH_TOKENS", "N", NUMBER, AT(step_tokens),
      GD_STEP_TOKENS_MAX, "new tokens of one forward pass (default 0: the back end's choice)"},
     {"kv-cache-mib", "GUARDIAN_KV_CACHE_MIB", "N", NUMBER, AT(kv_mib), GD_KV_MIB_MAX,
@@ -54,7 +58,9 @@ static const struct flag FLAGS[] = {
     {"no-prefix-cache", "GUARDIAN_NO_PREFIX_CACHE", NULL, SWITCH, AT(no_prefix_cache), 0,
      "compute every prompt from its start"},
     {"verdict-cache", "GUARDIAN_VERDICT_CACHE", "N", NUMBER, AT(verdict_entries),
-     GD_VERDICT_CACHE_MAX, "scores kept for requests that come again (default 4096; 0: none)"},
+     GD_VERDICT_CACHE_MAX,
+     "scores kept for requests that come again (default " GD_TEXT(
+         GD_VERDICT_CACHE_DEFAULT) "; 0: none)"},
     {"log-level", "GUARDIAN_LOG_LEVEL", "LEVEL", TEXT, AT(log_level), 0,
      "error, warn, info (default) or debug"},
     {"id", NULL, "NAME", TEXT, AT(id), 0, "name of the key in logs: letters, digits and -_.:/@"},
@@ -105,6 +111,21 @@ static int usage_error(const struct gd_cli_command *cmd, const char *what, const
     fprintf(stderr, "guardian %s: %s%s\n\nflags:\n", cmd->name, what, detail);
     print_flags(cmd, stderr);
     return GD_EXIT_USAGE;
+}
+
+/* The value of a flag, or of its environment variable, that cannot be. */
+static int value_error(const struct gd_cli_command *cmd, const struct flag *f, const char *name,
+                       const char *value)
+{
+    char what[160];
+    if (f->kind == NUMBER) {
+        snprintf(what, sizeof(what), "%s%s takes a number from 0 to %u, is ",
+                 name == f->env ? "" : "--", name, (unsigned)f->max);
+    } else {
+        snprintf(what, sizeof(what), "%s%s takes %s, is ", name == f->env ? "" : "--", name,
+                 f->kind == SWITCH ? "1, true, 0 or false" : "a text that is not empty");
+    }
+    return usage_error(cmd, what, value[0] != '\0' ? value : "empty");
 }
 
 static bool parse_number(const char *text, uint32_t max, uint32_t *out)
@@ -163,8 +184,7 @@ static int read_environment(const struct gd_cli_command *cmd, struct gd_cli *out
         const char *value = FLAGS[i].env != NULL ? getenv(FLAGS[i].env) : NULL;
         if (value != NULL && value[0] != '\0' && takes(cmd, &FLAGS[i]) &&
             !store(&FLAGS[i], value, out)) {
-            return usage_error(cmd,
-                               "this environment variable has no usable value: ", FLAGS[i].env);
+            return value_error(cmd, &FLAGS[i], FLAGS[i].env, value);
         }
     }
     return 0;
@@ -196,7 +216,7 @@ static int read_argument(const struct gd_cli_command *cmd, int argc, char **argv
         value = argv[++*i];
     }
     if (!store(f, value, out)) {
-        return usage_error(cmd, "this value cannot be: ", value);
+        return value_error(cmd, f, f->name, value);
     }
     return 0;
 }
@@ -210,8 +230,8 @@ int gd_cli_parse(const struct gd_cli_command *cmd, int argc, char **argv, struct
         .dtype = "auto",
         .host = "127.0.0.1",
         .log_level = "info",
-        .port = 8080,
-        .shutdown_timeout_s = 30,
+        .port = GD_HTTP_PORT_DEFAULT,
+        .shutdown_timeout_s = GD_SHUTDOWN_S_DEFAULT,
         .queue_ms_max = GD_QUEUE_MS_DEFAULT,
         .verdict_entries = GD_VERDICT_CACHE_DEFAULT,
     };

@@ -3,8 +3,8 @@
  * Two lines on standard output: the key, which is told nowhere else and kept nowhere, and the JSON
  * object with its hash. Written without stdio, whose buffers nobody wipes. */
 #include "guardian/cli.h"
+#include "guardian/file.h"
 #include "guardian/keys.h"
-#include "guardian/safetensors.h"
 
 #include <errno.h>
 #include <openssl/crypto.h>
@@ -47,9 +47,7 @@ static void write_entry(const struct gd_cli *c, const char *key, struct gd_buf *
     char hex[2 * sizeof(digest) + 1];
     struct gd_json_writer w;
     gd_sha256(key, KEY_BYTES, digest);
-    for (size_t i = 0; i < sizeof(digest); i++) {
-        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
-    }
+    gd_hex(digest, sizeof(digest), hex);
     gd_json_writer_init(&w, out);
     gd_jw_object(&w);
     gd_jw_put_str(&w, "id", c->id);

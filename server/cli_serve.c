@@ -6,6 +6,7 @@
  * starts a new one: only a new process can use the device again. So does a worker that hangs. A service
  * manager that wants to be told (notify.h) is told. */
 #include "guardian/cli.h"
+#include "guardian/clock.h"
 #include "guardian/http.h"
 #include "guardian/log.h"
 #include "guardian/notify.h"

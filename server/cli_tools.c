@@ -5,9 +5,14 @@
  * more follows. Each request gives one line of output; one that fails gives {"error":{...}} there,
  * and exit code 1 at the end. */
 #include "guardian/cli.h"
+#include "guardian/service.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
+
+static_assert(GD_CLI_INPUT_BYTES_MAX == 268435456, "what is said of it");
+#define TOO_LARGE "larger than 268435456 bytes"
 
 /* The whole of a file or of standard input, in b. */
 static int read_input(const char *path, struct gd_buf *b, struct gd_err *err)
@@ -28,7 +33,7 @@ static int read_input(const char *path, struct gd_buf *b, struct gd_err *err)
     }
     if (bad || b->failed != 0) {
         return gd_err_set(err, bad ? GD_EIO : b->failed, "%s: %s", is_stdin ? "input" : path,
-                          bad ? "read error" : "larger than 268435456 bytes");
+                          bad ? "read error" : TOO_LARGE);
     }
     return 0;
 }
@@ -50,12 +55,7 @@ static void write_error(struct gd_buf *out, const struct gd_err *err)
     gd_json_writer_init(&w, out);
     gd_jw_object(&w);
     gd_jw_key(&w, "error");
-    gd_jw_object(&w);
-    gd_jw_key(&w, "code");
-    gd_jw_strz(&w, gd_status_wire(err->code));
-    gd_jw_key(&w, "message");
-    gd_jw_strz(&w, err->msg);
-    gd_jw_object_end(&w);
+    gd_reply_err_write(&w, err);
     gd_jw_object_end(&w);
 }
 

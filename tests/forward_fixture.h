@@ -7,6 +7,7 @@
 #define GUARDIAN_TESTS_FORWARD_FIXTURE_H
 
 #include "guardian/engine.h"
+#include "guardian/file.h"
 #include "guardian/kernels.h"
 
 #include <setjmp.h>

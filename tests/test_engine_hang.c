@@ -3,6 +3,7 @@
  *
  * Time is what the tests say it is: they are the watcher. The device is the CPU's back end whose steps
  * wait on demand: this program's gd_backend_cuda_open stands before the library's. */
+#include "guardian/clock.h"
 #include "guardian/engine.h"
 
 #include <setjmp.h>

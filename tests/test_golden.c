@@ -1,5 +1,6 @@
 /* test_golden.c - golden.json against a tiny model: the right one passes, each kind of wrongness is refused
  * by name, and with another policy only the files are compared. */
+#include "guardian/file.h"
 #include "guardian/golden.h"
 
 #include <setjmp.h>

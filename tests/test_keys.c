@@ -1,5 +1,6 @@
 /* test_keys.c - API keys: the key file and its refusals, look-ups that compare with every
  * key, limits by a clock that may do anything, reloads, tenants, and all of it by many threads. */
+#include "guardian/file.h"
 #include "guardian/keys.h"
 
 #include <setjmp.h>
@@ -887,8 +888,7 @@ int main(void)
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_policies),
         cmocka_unit_test(test_tenants),
-        cmocka_unit_test(test_rate),
-        cmocka_unit_test(test_debt),
+        cmocka_unit_test(test_rate), cmocka_unit_test(test_debt),
         cmocka_unit_test(test_debt_without_end),
         cmocka_unit_test(test_clock),
         cmocka_unit_test(test_concurrency),

@@ -3,6 +3,7 @@
  * only records stands in for the real one; the golden models are loaded with both. */
 #include "model_fixture.h"
 
+#include "guardian/file.h"
 #include "guardian/memory.h"
 
 #include "../server/engine/model_tensors.h"

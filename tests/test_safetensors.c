@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "guardian/file.h"
 #include "guardian/safetensors.h"
 
 #include <errno.h>

@@ -43,6 +43,12 @@ struct gd_str gd_str_from(const char *z); /* borrows z; NULL gives an empty slic
 int gd_str_dup(struct gd_arena *a, struct gd_str s,
                struct gd_str *out); /* out is zero-terminated */
 
+/* Length to show of s in a message, at most max bytes, never inside a character; for "%.*s". */
+int gd_shown(struct gd_str s, size_t max);
+
+/* 2 * n lower-case hex digits and a zero byte; out holds them all. */
+void gd_hex(const uint8_t *bytes, size_t n, char *out);
+
 /* A growing byte buffer on malloc, with a ceiling; for prompts and answers. Once an append fails,
  * `failed` holds GD_ENOMEM or GD_ELIMIT and later appends do nothing, so that callers check once at
  * the end. Data is always zero-terminated. */

@@ -21,8 +21,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct
-    gd_weight; /* a packed matrix [n, k] for gemm, and its bias; dtype and layout are the back end's */
+/* A packed matrix [n, k] for gemm, and its bias; dtype and layout are the back end's. */
+struct gd_weight;
 struct gd_table;  /* rows [n, k] kept readable one by one: embedding, LM head */
 struct gd_vector; /* fp32 in device memory: the weight of a norm */
 

@@ -1,8 +1,9 @@
 /* cli.h - the command line: flags, environment, and one function a subcommand.
  *
- * Exit codes: 0; 1 a run-time error, a lost device; 2 wrong usage, host, port or policy; 3 the model or the
- * device could not be loaded. Each flag has an environment variable (GUARDIAN_MODEL for --model); flag >
- * environment > default. One thread. */
+ * Exit codes: 0; 1 a run-time error (a lost device, a hanging worker, a port that is taken, a failed
+ * request of `assess`); 2 wrong usage, host, policy or key file; 3 the model or the device could not be
+ * loaded, or golden.json does not hold. Nearly each flag has an environment variable (GUARDIAN_MODEL for
+ * --model); flag > environment > default. One thread. */
 #ifndef GUARDIAN_CLI_H
 #define GUARDIAN_CLI_H
 

@@ -102,7 +102,7 @@ struct gd_score {
     bool hit;                            /* the whole score was kept: nothing was computed */
     uint32_t cached_tokens;              /* tokens of the prompt that were not computed */
     uint32_t n_steps;                    /* steps that computed it */
-    uint32_t batch_seqs, batch_tokens;   /* of the last of them */
+    uint32_t batch_seqs;                 /* prompts of the last of them */
     double queue_ms, prefill_ms;         /* until the first step; from there to the score */
 };
 
@@ -148,15 +148,12 @@ struct gd_engine_stats {
     uint64_t refused_full, refused_late; /* at submission */
     uint64_t query_tokens, hit_tokens;   /* of scored prompts; of these, found in the KV cache */
     uint64_t verdict_hits, verdict_misses;
-    uint64_t last_step_ns; /* CLOCK_MONOTONIC of the worker's last sign of life */
     struct gd_kvcache_stats kv;
     uint64_t kv_bytes;
     uint32_t step_tokens;
     uint32_t verdict_entries, verdict_used;
 };
 void gd_engine_stats(struct gd_engine *e, struct gd_engine_stats *out);
-
-int64_t gd_now_ns(void); /* CLOCK_MONOTONIC */
 
 /* forward.c: one step over a packed batch, on the thread that owns the back end. */
 struct gd_forward; /* activation buffers for up to max_tokens, and the KV cache */

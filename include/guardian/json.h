@@ -3,7 +3,7 @@
  * Reader: parses text held by the caller into nodes in an arena; nodes keep the raw span of every
  * value, so that what is judged can be shown byte for byte. Budgets for bytes, nodes, depth and key
  * length hold before memory is taken. Strict RFC 8259 with these choices, made for payloads of real
- *   tools:
+ * tools:
  *   - numbers of any size are legal: they stay text (gd_json_i64 and gd_json_f64 say whether they
  *     fit);
  *   - \u0000 is legal (strings carry their length); a lone surrogate escape reads as U+FFFD and

@@ -5,6 +5,10 @@
 #ifndef GUARDIAN_LIMITS_H
 #define GUARDIAN_LIMITS_H
 
+/* The text of a limit that is a plain number, for messages. */
+#define GD_TEXT(number) GD_TEXT_OF(number)
+#define GD_TEXT_OF(number) #number
+
 #define GD_KIB ((size_t)1024)
 #define GD_MIB (1024 * GD_KIB)
 #define GD_GIB (1024 * GD_MIB)
@@ -113,6 +117,9 @@
 #define GD_STEP_FIRST_MS 30000 /* expected of a step before any was measured */
 
 /* HTTP */
+#define GD_HTTP_PORT_DEFAULT 8080
+#define GD_SHUTDOWN_S_DEFAULT 30 /* for admitted requests, when the server is told to stop */
+#define GD_SHUTDOWN_S_MAX 3600
 #define GD_HTTP_CONNECTIONS_MAX 2304 /* open at one time; above 7/8 of it none is kept alive */
 #define GD_HTTP_STACK_BYTES (512 * GD_KIB) /* of a thread; only what it touches takes memory */
 #define GD_HTTP_HEADER_BYTES_MAX 16384
@@ -123,8 +130,14 @@
 #define GD_HTTP_BODIES_BYTES_MAX (128 * GD_MIB) /* request bodies and their trees, all together */
 #define GD_HTTP_DISCARD_BYTES_MAX (4 * GD_MIB)  /* read off after a refusal, so that it arrives */
 #define GD_HTTP_ANSWER_BYTES_MAX (4 * GD_MIB)
+#define GD_HTTP_QUEUE_MAX 4000    /* connections that wait to be accepted, or for a thread */
+#define GD_HTTP_HEAD_MS_MAX 5000  /* of a connection's first head, and between parts of a body */
+#define GD_HTTP_IDLE_MS_MAX 30000 /* of a connection between two requests */
 #define GD_HTTP_BODY_MS_MAX 10000 /* from the head of a request to the last byte of its body */
 #define GD_HTTP_SEND_MS_MAX 10000 /* that an answer may wait for its reader, all parts together */
+#define GD_HTTP_LINGER_MAX 256    /* refused connections that may still read their answer, */
+#define GD_HTTP_LINGER_MS 1000    /* for so long */
+#define GD_HTTP_RETRY_AFTER_S_MAX 60
 #define GD_CLI_INPUT_BYTES_MAX (256 * GD_MIB) /* a JSON Lines file of the command line */
 
 /* Keys (keys.h) */
@@ -141,6 +154,7 @@
 #define GD_KEY_RATE_MAX 100000.0
 #define GD_KEY_BURST_MAX 1000000
 #define GD_KEY_CONCURRENCY_MAX 65536
+#define GD_KEY_RETRY_AFTER_S_MAX 3600
 
 /* Log and metrics */
 #define GD_LOG_STR_BYTES_MAX 2048 /* of one text in a log line */

@@ -11,12 +11,11 @@
  * trace_id, span_id and trace_flags are what it calls them in JSON logs, and attributes are called
  * as in its semantic conventions (http.request.method, url.path, ...).
  *
- * Every text passes the JSON writer, is cut after
- * GD_LOG_STR_BYTES_MAX, and is stripped of what could break a line or a terminal (C1 controls,
- * U+2028, U+2029 are escaped too), so text from a client cannot forge a line or a member. Keys are
- * literals of this program. Any thread; lines of two threads never mix. A line that cannot be built
- * or written is lost; when only a part of one could be written (a full disk), the next one begins
- * on a line of its own. Logging never fails the caller. */
+ * Every text passes the JSON writer, is cut after GD_LOG_STR_BYTES_MAX, and is stripped of what could
+ * break a line or a terminal (C1 controls, U+2028, U+2029 are escaped too), so text from a client
+ * cannot forge a line or a member. Keys are literals of this program. Any thread; lines of two threads
+ * never mix. A line that cannot be built or written is lost; when only a part of one could be written
+ * (a full disk), the next one begins on a line of its own. Logging never fails the caller. */
 #ifndef GUARDIAN_LOG_H
 #define GUARDIAN_LOG_H
 

@@ -57,10 +57,9 @@ int gd_metric_register(const struct gd_metric_desc *d, struct gd_err *err);
 uint32_t gd_metric_index(int id, uint32_t label, const char *value);
 
 /* at: [n_labels] indices of label values, NULL for families without labels. */
-void gd_metric_add(int id, const uint32_t *at, uint64_t n);      /* counters */
-void gd_metric_set(int id, const uint32_t *at, double v);        /* gauges */
-void gd_metric_adjust(int id, const uint32_t *at, double delta); /* gauges */
-void gd_metric_observe(int id, const uint32_t *at, double v);    /* histograms; NaN is ignored */
+void gd_metric_add(int id, const uint32_t *at, uint64_t n);   /* counters */
+void gd_metric_set(int id, const uint32_t *at, double v);     /* gauges */
+void gd_metric_observe(int id, const uint32_t *at, double v); /* histograms; NaN is ignored */
 
 /* Appends the text of all families. Content type: GD_METRICS_CONTENT_TYPE. */
 #define GD_METRICS_CONTENT_TYPE "text/plain; version=0.0.4; charset=utf-8"

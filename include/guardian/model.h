@@ -8,7 +8,7 @@
 #define GUARDIAN_MODEL_H
 
 #include "guardian/backend.h"
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
 
 enum gd_arch { GD_ARCH_LLAMA, GD_ARCH_QWEN2 };
 

@@ -18,8 +18,6 @@ int gd_notify_reloading(struct gd_err *err);
 int gd_notify_stopping(struct gd_err *err);
 /* A sign of life, for gd_notify_watchdog_ns. */
 int gd_notify_alive(struct gd_err *err);
-/* One line for people, shown by systemctl status. */
-int gd_notify_status(const char *text, struct gd_err *err);
 
 /* Nanoseconds within which the manager wants each sign of life, or it starts the server anew
  * (WATCHDOG_USEC, when WATCHDOG_PID is this process or is not set); 0: it wants none. */

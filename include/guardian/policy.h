@@ -1,25 +1,34 @@
 /* policy.h - a policy is data: template, chat format, choices, labels, rendering, thresholds.
  *
  * A JSON file; the built-in `mcip` policy is such text compiled in. A model directory may carry
- * `policy.json`, which is then the default for that model. Fields (unknown ones are refused by
- *   name): name (string), version (integer >= 1)
- *   template, or template_file (path relative to the policy file): text with exactly one {body} (a
- *     file: the first {body} counts), as a string or an array of lines, which are joined by line
- *     breaks; remove: strings deleted from the template's text before {body} is looked for
- *   chat: "llama3" | "chatml" | "none"; system: text of the system turn (llama3, chatml); bos: text
- *     of the special token put first, or true for "<|begin_of_text|>" (chat "none" only; default:
- *     nothing)
- *   answer_prefix: text after which every choice is exactly one token (loading fails otherwise);
- *   default: "" choices: [{text, label}], label by our key, the published name or the data set
- *   name; one must be appropriate, none twice rendering: "dialogue" (default) | "mci"; render:
- *     {item_bytes, tool_bytes, catalog_bytes, similar_tools, notes}, each with the default of the
- *     built-in policy; notes: true for the NOTE lines of prompt.h (rendering "dialogue" only)
- *   thresholds: {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is
- *   `review`; default 0.5, 0.8
- *   operating_points: 1 to GD_POLICY_POINTS_MAX of {name, flag, block, measured}, other pairs of
- *   thresholds that gd_policy_operate may choose. name: 1 to 32 of [a-z0-9_-], none twice, not
- *   "thresholds" (what no choice is called); flag and block as above, but both are needed; measured,
- *   optional: {precision, recall, false_positive_rate}, all three, each 0 to 1. Default: none
+ * `policy.json`, which is then the default for that model. Fields, others being refused by name:
+ *
+ *   name              string
+ *   version           integer, 1 or more
+ *   template          text with exactly one {body}: a string, or an array of lines to be joined by
+ *                     line breaks
+ *   template_file     in place of template: a path relative to the policy file; its first {body}
+ *                     counts
+ *   remove            strings that are deleted from the template before {body} is looked for
+ *   chat              "llama3" | "chatml" | "none"
+ *   system            text of the system turn ("llama3" and "chatml")
+ *   bos               text of the special token put first, or true for "<|begin_of_text|>" ("none"
+ *                     only); default: nothing
+ *   answer_prefix     text after which every choice is exactly one token (loading fails otherwise);
+ *                     default: ""
+ *   choices           [{text, label}], the label by our key, the published name or that of the data
+ *                     set; one must be appropriate, none may come twice
+ *   rendering         "dialogue" (default) | "mci"
+ *   render            {item_bytes, tool_bytes, catalog_bytes, similar_tools, notes}, each with the
+ *                     default of the built-in policy; notes: true for the NOTE lines of prompt.h
+ *                     ("dialogue" only)
+ *   thresholds        {flag, block}: risk >= flag is flagged; risk >= block is `block`, between is
+ *                     `review`; default 0.5, 0.8
+ *   operating_points  1 to GD_POLICY_POINTS_MAX of {name, flag, block, measured}: other pairs of
+ *                     thresholds that gd_policy_operate may choose; default: none. name: 1 to 32 of
+ *                     [a-z0-9_-], none twice, not "thresholds" (what no choice is called); flag and
+ *                     block as above, but both are needed; measured, optional: {precision, recall,
+ *                     false_positive_rate}, all three, each 0 to 1
  *
  * What a chat format puts around (M: a special token's id; everything else is text, encoded with
  * specials off; each run of text between two M is encoded as one string):

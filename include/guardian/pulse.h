@@ -1,11 +1,11 @@
 /* pulse.h - the heartbeat of the engine's worker, and when its silence is a hang.
  *
  * The worker says when a step begins, how long that should take by the steps before it, and, once a
- * second, that it waits for work. Whoever watches calls gd_pulse_hung every so often, once a second or
- * more: the worker hangs when it has been watched for GD_HANG_MS, and for GD_HANG_FACTOR times what was
- * expected of its step, without a new sign. Only time in
- * which the watcher itself was there counts, GD_HANG_TICK_MS from one look to the next at most: a
- * process that was stopped and goes on, or a clock that jumps, is no hang.
+ * second, that it waits for work. Whoever watches calls gd_pulse_hung once a second or more often: the
+ * worker hangs when it has been watched for GD_HANG_MS, and for GD_HANG_FACTOR times what was expected
+ * of its step, without a new sign. Only time in which the watcher itself was there counts,
+ * GD_HANG_TICK_MS from one look to the next at most: a process that was stopped and goes on, or a clock
+ * that jumps, is no hang.
  *
  * A pulse belongs to the caller of gd_engine_open, who can so watch an engine that is still opening,
  * and it outlives that engine. All zero: nothing is under way. */

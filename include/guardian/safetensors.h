@@ -10,6 +10,7 @@
 #define GUARDIAN_SAFETENSORS_H
 
 #include "guardian/arena.h"
+#include "guardian/file.h"
 #include "guardian/limits.h"
 #include "guardian/status.h"
 
@@ -23,12 +24,6 @@ struct gd_tensor_info {
     uint64_t offset; /* bytes from the start of the file */
     uint64_t nbytes;
     uint32_t file; /* index into the set's files */
-};
-
-struct gd_file_digest {
-    struct gd_str path; /* relative to the model directory */
-    uint64_t nbytes;
-    char sha256[65]; /* lower-case hex */
 };
 
 struct gd_safetensors;
@@ -59,10 +54,5 @@ int gd_safetensors_read(struct gd_safetensors *s, const struct gd_tensor_info *i
 int gd_safetensors_digest(struct gd_safetensors *s, const struct gd_file_digest **files, size_t *n,
                           void (*progress)(void *ctx, uint64_t done, uint64_t all), void *ctx,
                           struct gd_err *err);
-
-/* SHA-256 of any file, and a whole small file into malloc'ed, zero-terminated memory. */
-int gd_file_sha256(const char *path, char hex[65], uint64_t *nbytes, struct gd_err *err);
-int gd_file_read(const char *path, size_t max_bytes, char **data, size_t *len, struct gd_err *err);
-void gd_sha256(const void *data, size_t len, uint8_t out[32]);
 
 #endif

@@ -25,8 +25,8 @@ enum gd_label {
 struct gd_label_info {
     const char *key;  /* "function_overlapping": ours, stable */
     const char *name; /* "Function Overlapping": of the published prompt */
-    const char
-        *dataset; /* "true", "excessive_privileges", ...: of the published data, as they are */
+    /* "true", "excessive_privileges", ...: of the published data, as they are */
+    const char *dataset;
     const char *phase, *source, *scope, *type, *maestro; /* NULL for appropriate */
     bool needs_response;                                 /* cannot be judged before the call ran */
     bool needs_intent;                                   /* cannot be judged without user text */

@@ -1,14 +1,16 @@
 /* verdict.h - the one place where scores become an action. The zero value is an error, never an
  * allow.
  *
- *   p = softmax over the unmasked choices' logits;  risk = 1 - p(appropriate)
- *   flagged = risk >= flag threshold;  choice = the most probable letter;  label = the most
- *                                                                          probable risk when
- *                                                                          flagged
- *   action = block when risk >= block threshold, review when flagged, else allow; at least review
- *   are: a truncated context; a payload that parsers may read differently (duplicate keys, invalid
- *   UTF-8; a lone surrogate alone is not: clients that cut text at UTF-16 units send them every
- *   day); a policy all of whose risks are masked.
+ *   p       = softmax over the logits of the choices that are not masked
+ *   risk    = 1 - p(appropriate)
+ *   flagged = risk >= flag threshold
+ *   choice  = the most probable letter
+ *   label   = the most probable risk when flagged, else appropriate
+ *   action  = block when risk >= block threshold, review when flagged, else allow; review at least
+ *             for a truncated context, for a payload that parsers may read differently (duplicate
+ *             keys, invalid UTF-8; a lone surrogate alone is not: clients that cut text at UTF-16
+ *             units send them every day), and for a policy all of whose risks are masked
+ *
  * Masked: labels that need a response in the request phase, labels that need the user's intent
  * without user text. */
 #ifndef GUARDIAN_VERDICT_H

@@ -230,3 +230,21 @@ void gd_buf_fmt(struct gd_buf *b, const char *fmt, ...)
     va_end(again);
     va_end(args);
 }
+
+int gd_shown(struct gd_str s, size_t max)
+{
+    size_t n = s.len < max ? s.len : max;
+    while (n > 0 && n < s.len && ((unsigned char)s.ptr[n] & 0xC0u) == 0x80u)
+        n--;
+    return (int)n;
+}
+
+void gd_hex(const uint8_t *bytes, size_t n, char *out)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < n; i++) {
+        out[2 * i] = digits[bytes[i] >> 4];
+        out[2 * i + 1] = digits[bytes[i] & 15u];
+    }
+    out[2 * n] = '\0';
+}

@@ -161,13 +161,6 @@ void gd_metric_set(int id, const uint32_t *at, double v)
         atomic_store_explicit(c, to_bits(v), memory_order_relaxed);
 }
 
-void gd_metric_adjust(int id, const uint32_t *at, double delta)
-{
-    _Atomic uint64_t *c = series(id, GD_METRIC_GAUGE, at);
-    if (c)
-        add_double(c, delta);
-}
-
 void gd_metric_observe(int id, const uint32_t *at, double v)
 {
     _Atomic uint64_t *c = series(id, GD_METRIC_HISTOGRAM, at);

@@ -99,17 +99,6 @@ int gd_notify_alive(struct gd_err *err)
     return notify("WATCHDOG=1", err);
 }
 
-/* A second line would be a second message. */
-int gd_notify_status(const char *text, struct gd_err *err)
-{
-    char message[MESSAGE_BYTES];
-    (void)snprintf(message, sizeof message, "STATUS=%s", text);
-    for (char *p = message; *p != '\0'; p++) {
-        *p = (unsigned char)*p < 0x20 ? ' ' : *p;
-    }
-    return notify(message, err);
-}
-
 /* A whole positive number, or -1. */
 static int64_t number_of(const char *name)
 {

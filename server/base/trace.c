@@ -11,7 +11,7 @@
 #define PARENT_ID_AT (TRACE_ID_AT + GD_TRACE_ID_HEX + 1)
 #define FLAGS_AT (PARENT_ID_AT + GD_SPAN_ID_HEX + 1)
 
-static const char HEX[] = "0123456789abcdef";
+static const char HEX[] = "0123456789abcdef"; /* what may come: lower case only */
 
 /* Without random bytes ids must still differ: they are for finding lines, not secrets. */
 static void fill_random(unsigned char *bytes, size_t n)
@@ -37,10 +37,7 @@ static void put_id(char *out, size_t n_hex, unsigned char *bytes)
     if (zero) {
         bytes[0] = 1;
     }
-    for (size_t i = 0; i < n_hex; i++) {
-        out[i] = HEX[i % 2 == 0 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15];
-    }
-    out[n_hex] = '\0';
+    gd_hex(bytes, n_hex / 2, out);
 }
 
 void gd_trace_init(struct gd_trace *t)

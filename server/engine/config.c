@@ -7,7 +7,6 @@
  * activations or RoPE kinds) are refused by name: a model that would run but give other scores than
  * its authors' is worse than one that does not load. Both spellings of RoPE are read: rope_theta +
  * rope_scaling, and the newer rope_parameters, which holds both. */
-#include "load.h"
 
 #include "guardian/json.h"
 #include "guardian/model.h"

@@ -10,16 +10,11 @@
  * late. An engine with nothing to do refuses nobody for want of time. */
 #include "engine_parts.h"
 
+#include "guardian/clock.h"
+
 #include <errno.h>
 #include <string.h>
 #include <time.h>
-
-int64_t gd_now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 double engine_ns_per_token(const struct gd_engine *e)
 {

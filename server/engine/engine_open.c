@@ -8,6 +8,7 @@
  * Device "auto" is two tries, each from nothing: what the first one took is given back before the
  * second one begins. */
 #include "engine_parts.h"
+#include "guardian/clock.h"
 #include "guardian/device.h"
 
 #include <string.h>
@@ -161,7 +162,6 @@ static void open_sync(struct gd_engine *e)
 static int start_worker(struct gd_engine *e, struct gd_err *err)
 {
     open_sync(e);
-    e->stats.last_step_ns = (uint64_t)gd_now_ns();
     int failed = pthread_create(&e->worker, NULL, engine_worker_main, e);
     e->worker_started = failed == 0;
     if (failed != 0) {

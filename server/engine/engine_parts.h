@@ -7,8 +7,8 @@
 #ifndef GUARDIAN_ENGINE_PARTS_H
 #define GUARDIAN_ENGINE_PARTS_H
 
-#include "guardian/batch.h"
 #include "guardian/engine.h"
+#include "guardian/sched.h"
 #include "guardian/scorecache.h"
 
 #include <pthread.h>

@@ -12,7 +12,7 @@
  * blocks before it; blocks are given back last first, and the order of use alone makes sure that
  * none is evicted before those that follow it. */
 #include "guardian/kvcache.h"
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
 #include "ring.h"
 
 #include <string.h>

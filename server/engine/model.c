@@ -9,10 +9,10 @@
  * (tensor_values.h). */
 #include "guardian/model.h"
 
-#include "load.h"
 #include "model_tensors.h"
 #include "tensor_values.h"
 
+#include "guardian/file.h"
 #include "guardian/kernels.h"
 
 #include <malloc.h>
@@ -260,7 +260,7 @@ static int keep_digests(struct loader *l, struct gd_file_digest *d, size_t n)
     gd_sha256(lines.data, lines.len, digest);
     gd_buf_free(&lines);
     memcpy(m->version, "sha256:", 7);
-    gd_sha256_hex(digest, m->version + 7);
+    gd_hex(digest, sizeof digest, m->version + 7);
     return GD_OK;
 }
 
@@ -311,7 +311,7 @@ static int read_config(struct loader *l)
         gd_sha256(text, len, digest);
         l->config.path = GD_STR(CONFIG_NAME);
         l->config.nbytes = len;
-        gd_sha256_hex(digest, l->config.sha256);
+        gd_hex(digest, sizeof digest, l->config.sha256);
         rc = gd_model_config_parse((struct gd_str){text, len}, &l->m->config, l->err);
     }
     free(text);

@@ -5,7 +5,6 @@
  * data. What is not exactly so is refused: the ranges, sorted, must tile the data from its first
  * byte to its last. Every count goes through bytes_of(), the one place where sizes are multiplied,
  * and every position is compared with what is left, never added up first. */
-#include "load.h"
 #include "safetensors_set.h"
 
 #include "guardian/json.h"

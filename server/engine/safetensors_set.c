@@ -6,7 +6,8 @@
  * where tensors are: each shard is checked like a file of its own, then every tensor must be where
  * the index says and every entry must have its tensor. */
 #include "safetensors_set.h"
-#include "load.h"
+
+#include "guardian/file.h"
 
 #include <string.h>
 #include <unistd.h>

@@ -10,9 +10,9 @@
  *
  * A piece that is a token by itself may skip the merges when they would end in that token anyway;
  * this is tried out here for each token, once. */
-#include "load.h"
 #include "tokenizer_parts.h"
 
+#include "guardian/file.h"
 #include "guardian/json.h"
 #include "guardian/limits.h"
 

@@ -7,7 +7,6 @@
  * GD_ELIMIT. The JIT has a small stack of its own: a search that does not fit is run again by the
  * interpreter, whose heap is bounded too. */
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include "load.h"
 #include "tokenizer_parts.h"
 
 #include "guardian/json.h"

@@ -5,6 +5,8 @@
  * token is learned from the steps, larger steps counting for more. */
 #include "engine_parts.h"
 
+#include "guardian/clock.h"
+
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -166,7 +168,6 @@ static void deliver_one(struct gd_engine *e, struct gd_ticket *t, const struct g
     }
     s->n_steps++;
     s->batch_seqs = b->n_seqs;
-    s->batch_tokens = b->n_tokens;
     if (o->ok[i] && !o->ends[i]) {
         engine_owe(e, t, t->work.prompt.n_tokens - t->work.n_done);
         return;
@@ -205,7 +206,6 @@ static void deliver(struct gd_engine *e, struct gd_step *step, const struct outc
 static bool take(struct gd_engine *e, struct gd_ticket **taken)
 {
     pthread_mutex_lock(&e->lock);
-    e->stats.last_step_ns = (uint64_t)gd_now_ns();
     bool lost = gd_engine_lost(e) != NULL;
     while (e->inbox == NULL && gd_sched_empty(e->sched) && !e->draining && !lost) {
         int64_t until = gd_now_ns() + IDLE_TICK_NS;
@@ -213,7 +213,6 @@ static bool take(struct gd_engine *e, struct gd_ticket **taken)
         struct timespec tick = {.tv_sec = (time_t)(until / 1000000000),
                                 .tv_nsec = until % 1000000000};
         pthread_cond_timedwait(&e->work, &e->lock, &tick);
-        e->stats.last_step_ns = (uint64_t)gd_now_ns();
     }
     *taken = e->inbox;
     for (struct gd_ticket *t = e->inbox; t != NULL; t = t->next) {

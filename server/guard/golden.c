@@ -4,6 +4,8 @@
  * end does not wait for the model. Requests are judged one after the other, on behalf of a tenant of
  * their own: nobody finds their scores in the caches. */
 #include "guardian/golden.h"
+#include "guardian/clock.h"
+#include "guardian/file.h"
 
 #include "text.h"
 

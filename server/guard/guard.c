@@ -6,6 +6,7 @@
  * A thread has its place only while it prepares: never while it waits for the engine. */
 #include "guardian/guard.h"
 
+#include "guardian/clock.h"
 #include "guardian/pool.h"
 #include "text.h"
 
@@ -235,14 +236,19 @@ static int choose_policy(const struct gd_policies *set, const struct gd_json *re
     else if (caller && caller->n_policies > 0)
         *out = gd_policies_find(set, caller->policies[0]);
     if (!*out && !asked.ptr)
-        return gd_err_set(err, GD_EFORBIDDEN, "the policy of this key is not loaded");
+        return gd_err_set(
+            err, GD_EFORBIDDEN,
+            "the key's first policy is '%.*s', which is not loaded; /info lists those "
+            "that are",
+            gd_text_shown(caller->policies[0]), caller->policies[0].ptr);
     if (!*out)
         return gd_err_set(err, GD_EFIELD,
                           "field 'policy' is '%.*s', which is not loaded; /info lists "
                           "those that are",
                           gd_text_shown(asked), asked.ptr);
     if (!may_use(caller, *out))
-        return gd_err_set(err, GD_EFORBIDDEN, "%s", gd_status_message(GD_EFORBIDDEN));
+        return gd_err_set(err, GD_EFORBIDDEN, "the key is not allowed to use policy '%.*s'",
+                          gd_text_shown((*out)->name), (*out)->name.ptr);
     return GD_OK;
 }
 
@@ -286,15 +292,11 @@ static int prepare(struct gd_guard *g, struct gd_arena *a, const struct gd_json 
 
 static int make_id(struct gd_judgement *j, struct gd_err *err)
 {
-    static const char digits[] = "0123456789abcdef";
     uint8_t random[16];
     if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
         return gd_err_set(err, GD_EINTERNAL, "the system gave no random bytes");
     memcpy(j->id, "gv-", 3);
-    for (size_t i = 0; i < sizeof random; i++) {
-        j->id[3 + 2 * i] = digits[random[i] >> 4];
-        j->id[4 + 2 * i] = digits[random[i] & 15u];
-    }
+    gd_hex(random, sizeof random, j->id + 3);
     j->created = (int64_t)time(NULL);
     return GD_OK;
 }

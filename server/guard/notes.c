@@ -5,7 +5,7 @@
  * for a call is bounded however long the trajectory is. */
 #include "notes.h"
 
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
 #include "text.h"
 
 #include <stdlib.h>

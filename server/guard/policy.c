@@ -3,7 +3,7 @@
  * A table names every field and its reader, so that unknown fields are refused and no field is read
  * twice. Strings are copied into the policy's own arena; the parsed JSON is dropped. policy_chat.c
  * then turns text into ids. */
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
 #include "policy_chat.h"
 #include "text.h"
 
@@ -478,14 +478,9 @@ static int read_fields(struct loader *l)
 
 static void digest(struct gd_str text, char hex[65])
 {
-    static const char digits[] = "0123456789abcdef";
     uint8_t sum[32];
     gd_sha256(text.ptr, text.len, sum);
-    for (size_t i = 0; i < sizeof sum; i++) {
-        hex[2 * i] = digits[sum[i] >> 4];
-        hex[2 * i + 1] = digits[sum[i] & 15u];
-    }
-    hex[2 * sizeof sum] = '\0';
+    gd_hex(sum, sizeof sum, hex);
 }
 
 int gd_policy_parse(struct gd_policy **out, struct gd_str json, const char *base_dir,

@@ -6,7 +6,7 @@
  * which the reader bounds. */
 #include "text.h"
 
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
 
 #include <string.h>
 
@@ -202,24 +202,18 @@ bool gd_text_elide(struct gd_buf *b, struct gd_str s, size_t limit)
     while (end < s.len && is_continuation(s.ptr[end]))
         end++;
     uint8_t digest[32];
+    char hex[HASH_DIGITS + 1];
     gd_sha256(s.ptr + head, end - head, digest);
+    gd_hex(digest, HASH_DIGITS / 2, hex);
     gd_buf_add(b, s.ptr, head);
-    gd_buf_fmt(b, " [... %zu bytes sha256:", end - head);
-    for (size_t i = 0; i < HASH_DIGITS / 2; i++)
-        gd_buf_fmt(b, "%02x", digest[i]);
-    gd_buf_z(b, " ...] ");
+    gd_buf_fmt(b, " [... %zu bytes sha256:%s ...] ", end - head, hex);
     gd_buf_add(b, s.ptr + end, s.len - end);
     return true;
 }
 
 int gd_text_shown(struct gd_str s)
 {
-    if (s.len <= SHOWN_BYTES_MAX)
-        return (int)s.len;
-    int n = SHOWN_BYTES_MAX;
-    while (n > 0 && is_continuation(s.ptr[n]))
-        n--;
-    return n;
+    return gd_shown(s, SHOWN_BYTES_MAX);
 }
 
 bool gd_text_json_equal(const struct gd_json *x, const struct gd_json *y)

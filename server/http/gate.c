@@ -8,7 +8,11 @@
  * them. */
 #include "guardian/gate.h"
 
+#include <assert.h>
 #include <string.h>
+
+static_assert(GD_REQUEST_BYTES_MAX == 2097152, "what is said of it");
+#define BODY_TOO_LARGE "the body is larger than 2097152 bytes"
 
 static char lower(char c)
 {
@@ -126,7 +130,8 @@ static void refuse(struct gd_gate *g, int status, const char *code, const char *
 static void check_head(const struct gd_http_request *req, struct gd_gate *g)
 {
     if (req->n_headers > GD_HTTP_HEADERS_MAX) {
-        refuse(g, 431, "too_many_headers", "a request may have at most 63 header lines");
+        refuse(g, 431, "too_many_headers",
+               "a request may have at most " GD_TEXT(GD_HTTP_HEADERS_MAX) " header lines");
         return;
     }
     if (!req->plain) {
@@ -174,7 +179,7 @@ static void check_length(const struct gd_http_request *req, struct gd_gate *g)
         return;
     }
     if (digits > 9) {
-        refuse(g, 413, "limit_exceeded", "the body is larger than 2097152 bytes");
+        refuse(g, 413, "limit_exceeded", BODY_TOO_LARGE);
         return;
     }
     g->has_length = true;
@@ -277,7 +282,7 @@ void gd_gate_body(const struct gd_http_request *req, bool takes_body, struct gd_
         return;
     }
     if (out->content_length > GD_REQUEST_BYTES_MAX) {
-        refuse(out, 413, "limit_exceeded", "the body is larger than 2097152 bytes");
+        refuse(out, 413, "limit_exceeded", BODY_TOO_LARGE);
         return;
     }
     const char *type = gd_http_header_get(req, "content-type");

@@ -5,6 +5,7 @@
  * route -> admission -> body -> handler -> answer, in one write or sent in parts by the handler.
  * Whatever is answered before its body was read ends the connection. */
 #include "guardian/http.h"
+#include "guardian/clock.h"
 #include "guardian/log.h"
 #include "guardian/socket.h"
 
@@ -93,7 +94,9 @@ static bool pass_head(struct exchange *x)
     }
     const struct gd_route *route = gd_route_at(x->route);
     if (!method_fits(route, x->req.method)) {
-        gd_reply_fail(&x->resp, 405, "method_not_allowed", NULL, "the path has other methods");
+        char message[64];
+        snprintf(message, sizeof(message), "this path takes %s", route->allow);
+        gd_reply_fail(&x->resp, 405, "method_not_allowed", NULL, message);
         x->resp.allow = route->allow;
         return false;
     }
@@ -448,27 +451,26 @@ static int check_options(const struct gd_http_options *opt, struct gd_err *err)
 
 static int start(struct gd_http *h, const struct gd_http_options *opt, struct gd_err *err)
 {
-    char listen[64], threads[16], head_bytes[16];
+    char listen[64], threads[16];
     snprintf(listen, sizeof(listen), "%s:%u", numeric_host(opt->host), (unsigned)opt->port);
     snprintf(threads, sizeof(threads), "%u", (unsigned)gd_sockets_init(GD_HTTP_CONNECTIONS_MAX));
-    snprintf(head_bytes, sizeof(head_bytes), "%d", GD_HTTP_HEADER_BYTES_MAX);
     const char *options[] = {
         "listening_ports",
         listen,
         "num_threads",
         threads,
         "connection_queue",
-        "4000",
+        GD_TEXT(GD_HTTP_QUEUE_MAX),
         "listen_backlog",
-        "4000",
+        GD_TEXT(GD_HTTP_QUEUE_MAX),
         "enable_keep_alive",
         "yes",
         "keep_alive_timeout_ms",
-        "30000",
+        GD_TEXT(GD_HTTP_IDLE_MS_MAX),
         "request_timeout_ms",
-        "5000",
+        GD_TEXT(GD_HTTP_HEAD_MS_MAX),
         "max_request_size",
-        head_bytes,
+        GD_TEXT(GD_HTTP_HEADER_BYTES_MAX),
         "decode_url",
         "no",
         "tcp_nodelay",

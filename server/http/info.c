@@ -2,6 +2,7 @@
  *
  * Health answers never wait for the engine. /healthz says that the process serves, /readyz and
  * /health that verdicts can be had now: not any more from the moment in which a device is lost. */
+#include "guardian/clock.h"
 #include "guardian/metrics.h"
 #include "guardian/service.h"
 #include "guardian/socket.h"
@@ -20,16 +21,6 @@ static void end(struct gd_json_writer *w, struct gd_http_response *resp, int sta
 {
     gd_jw_object_end(w);
     gd_reply_json(resp, status, w);
-}
-
-static void put_or_null(struct gd_json_writer *w, const char *key, const char *text)
-{
-    gd_jw_key(w, key);
-    if (text != NULL) {
-        gd_jw_strz(w, text);
-    } else {
-        gd_jw_null(w);
-    }
 }
 
 /* reason: for people, may be NULL */
@@ -215,8 +206,8 @@ static void put_backend(struct gd_json_writer *w, const struct gd_engine *e, uin
     gd_jw_put_str(w, "device_name", be->name);
     gd_jw_put_i64(w, "threads", be->n_threads);
     gd_jw_put_i64(w, "step_tokens", step_tokens);
-    put_or_null(w, "device_fallback", note != NULL ? note->msg : NULL);
-    put_or_null(w, "device_lost", gd_engine_lost(e));
+    gd_jw_put_str(w, "device_fallback", note != NULL ? note->msg : NULL);
+    gd_jw_put_str(w, "device_lost", gd_engine_lost(e));
     gd_jw_object_end(w);
     gd_jw_key(w, "memory");
     gd_jw_object(w);

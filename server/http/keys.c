@@ -6,14 +6,13 @@
  * that both sets have. Locks, from the outer one: reloading, then the ring's, or that of one use. */
 #include "keyset.h"
 
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
 
 #include <openssl/crypto.h>
 #include <string.h>
 #include <sys/random.h>
 
 #define SECOND_NS 1000000000u
-#define RETRY_AFTER_S_MAX 3600
 #define SECRET_BYTES 32
 /* Threads that read the clock and then wait for each other come with times that go back a little: for
  * them it stands still. One that has gone back by more was set anew. */
@@ -274,7 +273,8 @@ static enum gd_key_answer admit(struct gd_key_use *u, int64_t now_ns, uint32_t *
     } else if (l->cost_ns != 0 && u->lacks_ns > may_lack_ns) {
         const uint64_t wait_s = (u->lacks_ns - may_lack_ns + SECOND_NS - 1) / SECOND_NS;
         answer = GD_KEY_RATE_LIMITED;
-        *retry_after_s = wait_s < RETRY_AFTER_S_MAX ? (uint32_t)wait_s : RETRY_AFTER_S_MAX;
+        *retry_after_s =
+            wait_s < GD_KEY_RETRY_AFTER_S_MAX ? (uint32_t)wait_s : GD_KEY_RETRY_AFTER_S_MAX;
     } else {
         spend(u, 1);
         u->running++;

@@ -218,14 +218,11 @@ void gd_reply_identify(struct gd_http_request *req, struct gd_http_response *res
     if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes)) {
         memset(bytes, 0, sizeof(bytes));
     }
-    char *p = req->id;
-    p += snprintf(p, 4, "rq-");
-    for (size_t i = 0; i < sizeof(bytes); i++) {
-        p += snprintf(p, 3, "%02x", bytes[i]);
-    }
+    memcpy(req->id, "rq-", 3);
+    gd_hex(bytes, sizeof(bytes), req->id + 3);
 }
 
-#define LOG_FIELDS_MAX 32 /* of one request; there are 30 */
+#define LOG_FIELDS_MAX 32 /* of one request */
 
 static size_t log_judgement(struct gd_log_field *f, const struct gd_judgement *j)
 {

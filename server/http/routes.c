@@ -5,14 +5,13 @@
  * bodies held at one time would pass their limit, and when the engine has so much to do that a verdict
  * would come too late.
  */
+#include "guardian/clock.h"
 #include "guardian/service.h"
 
 #include <math.h>
 #include <openssl/crypto.h>
 #include <string.h>
 #include <time.h>
-
-#define RETRY_AFTER_S_MAX 60
 
 static void handle_guard(struct gd_service *s, const struct gd_http_request *req,
                          struct gd_http_response *resp)
@@ -223,8 +222,8 @@ uint32_t gd_service_retry_after(struct gd_service *s)
 {
     struct gd_guard *g = atomic_load(&s->guard);
     const double ms = g != NULL ? gd_engine_queue_ms(gd_guard_engine(g)) : 0.0;
-    if (ms >= RETRY_AFTER_S_MAX * 1000.0) {
-        return RETRY_AFTER_S_MAX;
+    if (ms >= GD_HTTP_RETRY_AFTER_S_MAX * 1000.0) {
+        return GD_HTTP_RETRY_AFTER_S_MAX;
     }
     const uint32_t s_up = (uint32_t)ceil(ms / 1000.0);
     return s_up > 0 ? s_up : 1;

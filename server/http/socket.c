@@ -26,8 +26,7 @@
 
 #define FD_MAX 65536
 #define FD_OTHERS 512 /* descriptors that linger, or are not connections, more or less */
-#define LINGER_MAX 256
-#define LINGER_NS 1000000000
+#define LINGER_NS ((int64_t)GD_HTTP_LINGER_MS * 1000000)
 #define ACCEPT_PAUSE_NS 10000000
 
 /* __SOCKADDR_ARG: the C library's own name for what accept takes. */
@@ -48,8 +47,8 @@ static struct {
 /* Connections whose answer may still be on its way. */
 static struct {
     pthread_mutex_t lock;
-    int fd[LINGER_MAX];
-    int64_t until_ns[LINGER_MAX]; /* 0: no sweep has seen it yet */
+    int fd[GD_HTTP_LINGER_MAX];
+    int64_t until_ns[GD_HTTP_LINGER_MAX]; /* 0: no sweep has seen it yet */
     uint32_t n;
 } linger = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -100,7 +99,7 @@ static void let_linger(int fd)
 {
     (void)shutdown(fd, SHUT_WR);
     pthread_mutex_lock(&linger.lock);
-    const bool room = linger.n < LINGER_MAX;
+    const bool room = linger.n < GD_HTTP_LINGER_MAX;
     if (room) {
         linger.fd[linger.n] = fd;
         linger.until_ns[linger.n++] = 0;

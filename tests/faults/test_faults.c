@@ -17,6 +17,7 @@
 
 #include "client.h"
 #include "faults.h"
+#include "guardian/clock.h"
 #include "guardian/http.h"
 #include "guardian/log.h"
 #include "requests.h"

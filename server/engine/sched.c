@@ -1,4 +1,4 @@
-/* batch.c - the scheduler: prompts in the order of their keys, cut into chunks that fill a step.
+/* sched.c - the scheduler: prompts in the order of their keys, cut into chunks that fill a step.
  *
  * The works stand in one array, sorted by key before each plan (it is nearly sorted already). A plan
  * walks along it and gives each work as many tokens as are left of the step. A work begins when all
@@ -8,7 +8,7 @@
  *
  * Before a work begins it is compared with those that have begun: when one of them will soon have
  * filled blocks of its prefix, the work waits for that one, which is put into the step at once. */
-#include "guardian/batch.h"
+#include "guardian/sched.h"
 
 #include <string.h>
 

@@ -1,10 +1,10 @@
-/* test_batch.c - the scheduler on a simulated machine: every token is computed once and in order, on
+/* test_sched.c - the scheduler on a simulated machine: every token is computed once and in order, on
  * blocks that hold what they should; nobody starves; prefixes are computed once.
  *
  * The machine keeps, for each place of each block, a hash of the token history that was written
  * there. A step first makes the copies, then writes the new tokens, then checks for each sequence
  * that all its positions up to the last new one hold the history of its own prompt. */
-#include "guardian/batch.h"
+#include "guardian/sched.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

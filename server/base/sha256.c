@@ -7,24 +7,13 @@
  * depend on there being memory for a context. The newer one also sets up the whole library at its
  * first call, which ends in a crash there (OpenSSL 3.0, OPENSSL_LH_new) when memory is short. */
 #define OPENSSL_SUPPRESS_DEPRECATED
-#include "load.h"
-
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
+#include "guardian/limits.h"
 
 #include <openssl/sha.h>
 #include <unistd.h>
 
 #define BLOCK_BYTES (4 * GD_MIB)
-
-void gd_sha256_hex(const uint8_t digest[32], char hex[65])
-{
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < 32; i++) {
-        hex[2 * i] = digits[digest[i] >> 4];
-        hex[2 * i + 1] = digits[digest[i] & 15u];
-    }
-    hex[64] = '\0';
-}
 
 void gd_sha256(const void *data, size_t len, uint8_t out[32])
 {
@@ -59,7 +48,7 @@ int gd_file_sha256_fd(int fd, const char *path, uint64_t nbytes, char hex[65],
     }
     SHA256_Final(digest, &c);
     if (rc == GD_OK)
-        gd_sha256_hex(digest, hex);
+        gd_hex(digest, sizeof digest, hex);
     free(block);
     return rc;
 }

@@ -1,11 +1,9 @@
-/* file.c - files of the model directory, read by position into owned memory.
+/* file.c - files, read by position into owned memory.
  *
  * Never mapped: a file that is cut short while it is mapped kills the process, while pread says so.
  * The size is taken once from the open file; what is read later must still be there. Anything that
  * is not a regular file is refused before a byte of it is read. */
-#include "load.h"
-
-#include "guardian/safetensors.h"
+#include "guardian/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,14 +12,6 @@
 #include <unistd.h>
 
 #define READ_BYTES_MAX ((size_t)1 << 30) /* one pread takes less than 2 GiB */
-
-int gd_shown(struct gd_str s, size_t max)
-{
-    size_t n = s.len < max ? s.len : max;
-    while (n > 0 && n < s.len && ((unsigned char)s.ptr[n] & 0xC0u) == 0x80u)
-        n--;
-    return (int)n;
-}
 
 char *gd_path_join(const char *dir, const char *name)
 {

@@ -1,7 +1,6 @@
-/* load.h - what the loading path of the engine shares: files read by position into owned memory,
- * digests, and text from a file shown in a message. Internal to server/engine. Any thread. */
-#ifndef GUARDIAN_ENGINE_LOAD_H
-#define GUARDIAN_ENGINE_LOAD_H
+/* file.h - files read by position into owned memory, and SHA-256 of memory and of files. Any thread. */
+#ifndef GUARDIAN_FILE_H
+#define GUARDIAN_FILE_H
 
 #include "guardian/arena.h"
 #include "guardian/status.h"
@@ -28,14 +27,22 @@ struct gd_digest_progress {
     uint64_t all;
 };
 
+/* A whole small file into malloc'ed, zero-terminated memory. GD_EIO, GD_ELIMIT, GD_ENOMEM. */
+int gd_file_read(const char *path, size_t max_bytes, char **data, size_t *len, struct gd_err *err);
+
+struct gd_file_digest {
+    struct gd_str path; /* relative to the model directory */
+    uint64_t nbytes;
+    char sha256[65]; /* lower-case hex */
+};
+
+/* SHA-256 of a file, in lower-case hex. nbytes may be NULL. */
+int gd_file_sha256(const char *path, char hex[65], uint64_t *nbytes, struct gd_err *err);
+
 /* SHA-256 of the first nbytes of an open file. p may be NULL. */
 int gd_file_sha256_fd(int fd, const char *path, uint64_t nbytes, char hex[65],
                       struct gd_digest_progress *p, struct gd_err *err);
 
-void gd_sha256_hex(const uint8_t digest[32], char hex[65]);
-
-/* Length to print of a text from a file, at most max bytes, never inside a character; for "%.*s".
- */
-int gd_shown(struct gd_str s, size_t max);
+void gd_sha256(const void *data, size_t len, uint8_t out[32]);
 
 #endif

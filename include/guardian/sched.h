@@ -13,8 +13,8 @@
  * about to compute gives it its place until that is done, so that a prefix is computed once.
  *
  * No threads, no clock, no back end: times are arguments, so that tests can simulate. One thread. */
-#ifndef GUARDIAN_BATCH_H
-#define GUARDIAN_BATCH_H
+#ifndef GUARDIAN_SCHED_H
+#define GUARDIAN_SCHED_H
 
 #include "guardian/backend.h"
 #include "guardian/kvcache.h"
