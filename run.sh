@@ -2,7 +2,7 @@
 # The two commands of Guardian:
 #   ./run.sh serve [flags of `guardian serve`]   install what is missing, build, serve on 127.0.0.1:8080
 #   ./run.sh test                                install what is missing, build, run the whole test suite
-# Works on Debian 12 and Ubuntu 24.04. Packages come from apt-get (with sudo when not root), only those missing.
+# Works on Debian 12 and 13. Packages come from apt-get (with sudo when not root), only those missing.
 set -euo pipefail
 cd "$(dirname "$0")"
 

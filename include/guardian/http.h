@@ -1,7 +1,7 @@
 /* http.h - the server: listens at once, answers /readyz with 503 until it is given a guard, drains
  * before it stops.
  *
- * http.c alone knows the HTTP library. Calls of one thread (main), except where said otherwise. */
+ * http.c alone includes the header of the HTTP library; socket.c stands under it. Calls of one thread (main), except where said otherwise. */
 #ifndef GUARDIAN_HTTP_H
 #define GUARDIAN_HTTP_H
 
@@ -20,7 +20,8 @@ struct gd_http_options {
 
 struct gd_http;
 
-/* GD_EUSAGE for a host or port that cannot be, GD_EIO when the port is taken, GD_ENOMEM. */
+/* GD_EUSAGE for a host that is no IPv4 address, or that others can reach while there are no keys;
+ * GD_EIO when the port is taken; GD_ENOMEM. */
 int gd_http_open(struct gd_http **out, const struct gd_http_options *opt, struct gd_err *err);
 uint16_t gd_http_port(const struct gd_http *h);
 /* The model is loaded and checked (golden may be NULL: it was not): from now on /readyz is 200, while

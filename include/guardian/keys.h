@@ -4,7 +4,7 @@
  *   {"keys": [{"id": "gateway-1",        needed; 1 to 64 of letters, digits and -_.:/@, none twice
  *              "sha256": "<64 digits>",  needed; SHA-256 of the key, in lower-case hex, none twice
  *              "tenant": "acme",         as an id; default: the id. Keys of one tenant share caches
- *              "policies": ["mcip"],     1 to 16 names, without a version; default: every policy
+ *              "policies": ["mcip"],     1 to 16 names as /info lists them; default: every policy
  *              "requests_per_second": 50,  0.001 to 100000; default: no limit
  *              "burst": 100,             1 to 1000000 requests at once, after a time of none; needs
  *                                        requests_per_second; default: a second's worth, 1 at least

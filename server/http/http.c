@@ -1,4 +1,4 @@
-/* http.c - the only file that knows the HTTP library (civetweb 1.15).
+/* http.c - the only file that includes the header of the HTTP library (civetweb 1.15).
  *
  * One thread per connection, as many threads as connections. Every request is answered in
  * begin_request, so the library serves no file, runs no script, upgrades nothing: head -> gate ->

@@ -1,6 +1,6 @@
 """Starts the built server and talks to it over real sockets.
 
-GUARDIAN_BIN names the program (default: build/guardian), GUARDIAN_TEST_MODEL a model directory (default:
+GUARDIAN_BIN names the program (default: build/release/guardian), GUARDIAN_TEST_MODEL a model directory (default:
 weights/guardian-mini when it is complete, else a tiny model of tests/golden with policy_tiny.json).
 """
 import copy
@@ -21,7 +21,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
-BIN = os.environ.get("GUARDIAN_BIN", str(ROOT / "build" / "guardian"))
+BIN = os.environ.get("GUARDIAN_BIN", str(ROOT / "build/release/guardian"))
 SHARED = pathlib.Path(os.environ.get("GUARDIAN_SHARED", str(ROOT.parent / "shared")))
 
 
