@@ -1,7 +1,8 @@
 /* http.h - the server: listens at once, answers /readyz with 503 until it is given a guard, drains
  * before it stops.
  *
- * http.c alone includes the header of the HTTP library; socket.c stands under it. Calls of one thread (main), except where said otherwise. */
+ * http.c alone includes the header of the HTTP library; socket.c stands under it. Calls of one thread
+ * (main), except where said otherwise. */
 #ifndef GUARDIAN_HTTP_H
 #define GUARDIAN_HTTP_H
 

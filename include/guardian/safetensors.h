@@ -49,8 +49,9 @@ const struct gd_tensor_info *gd_safetensors_find(const struct gd_safetensors *s,
 int gd_safetensors_read(struct gd_safetensors *s, const struct gd_tensor_info *info, void *dst,
                         struct gd_err *err);
 
-/* Hex SHA-256 of each shard, computed by reading the files once in whole; n files. progress may be
- * NULL and is called with the bytes done and the bytes in all. */
+/* Hex SHA-256 of each shard, computed by reading the files once in whole, several at one time; n files.
+ * progress may be NULL and is called with the bytes done and the bytes in all, by one thread at a time,
+ * not always the same. *files lives as long as the set; it means nothing after a failure. */
 int gd_safetensors_digest(struct gd_safetensors *s, const struct gd_file_digest **files, size_t *n,
                           void (*progress)(void *ctx, uint64_t done, uint64_t all), void *ctx,
                           struct gd_err *err);

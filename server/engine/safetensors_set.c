@@ -9,6 +9,8 @@
 
 #include "guardian/file.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -328,25 +330,85 @@ int gd_safetensors_read(struct gd_safetensors *s, const struct gd_tensor_info *i
     return rc;
 }
 
+/* ---- digests ---- */
+
+#define DIGEST_THREADS                                                                             \
+    8 /* files that are hashed at one time: one thread does some GB in a second */
+
+struct digesting {
+    const struct gd_safetensors *s;
+    struct gd_file_digest *d;
+    _Atomic uint32_t next;
+    pthread_mutex_t lock; /* of the rest */
+    struct gd_digest_progress progress;
+    int rc;
+    struct gd_err *err;
+};
+
+struct one_digest {
+    struct digesting *whole;
+    uint64_t done;
+};
+
+static void one_progress(void *ctx, uint64_t done, uint64_t all)
+{
+    (void)all;
+    struct one_digest *one = ctx;
+    struct gd_digest_progress *p = &one->whole->progress;
+    pthread_mutex_lock(&one->whole->lock);
+    p->done += done - one->done;
+    one->done = done;
+    if (p->call != NULL)
+        p->call(p->ctx, p->done, p->all);
+    pthread_mutex_unlock(&one->whole->lock);
+}
+
+/* Files that nobody has begun, one after the other. */
+static void *digest_files(void *arg)
+{
+    struct digesting *w = arg;
+    uint32_t i;
+    int rc = GD_OK;
+    while (rc == GD_OK && (i = atomic_fetch_add(&w->next, 1)) < w->s->n_files) {
+        const struct set_file *f = &w->s->files[i];
+        struct one_digest one = {.whole = w};
+        struct gd_digest_progress p = {.call = one_progress, .ctx = &one};
+        struct gd_err why = {0};
+        w->d[i].path = gd_str_from(f->name);
+        w->d[i].nbytes = f->nbytes;
+        rc = gd_file_sha256_fd(f->fd, f->path, f->nbytes, w->d[i].sha256, &p, &why);
+        if (rc != GD_OK) {
+            pthread_mutex_lock(&w->lock);
+            if (w->rc == GD_OK && w->err != NULL)
+                *w->err = why;
+            w->rc = rc;
+            pthread_mutex_unlock(&w->lock);
+        }
+    }
+    return NULL;
+}
+
 int gd_safetensors_digest(struct gd_safetensors *s, const struct gd_file_digest **files, size_t *n,
                           void (*progress)(void *ctx, uint64_t done, uint64_t all), void *ctx,
                           struct gd_err *err)
 {
-    struct gd_digest_progress p = {.call = progress, .ctx = ctx};
-    struct gd_file_digest *d = gd_arena_calloc(&s->arena, s->n_files, sizeof *d);
-    if (d == NULL)
+    struct digesting w = {.s = s, .progress = {.call = progress, .ctx = ctx}, .err = err};
+    pthread_t threads[DIGEST_THREADS - 1];
+    uint32_t n_threads = 0; /* beside this one; that fewer could be started is no failure */
+    w.d = gd_arena_calloc(&s->arena, s->n_files, sizeof *w.d);
+    if (w.d == NULL)
         return no_memory(err);
     for (uint32_t i = 0; i < s->n_files; i++)
-        p.all += s->files[i].nbytes;
-    for (uint32_t i = 0; i < s->n_files; i++) {
-        const struct set_file *f = &s->files[i];
-        d[i].path = gd_str_from(f->name);
-        d[i].nbytes = f->nbytes;
-        int rc = gd_file_sha256_fd(f->fd, f->path, f->nbytes, d[i].sha256, &p, err);
-        if (rc != GD_OK)
-            return rc;
-    }
-    *files = d;
+        w.progress.all += s->files[i].nbytes;
+    pthread_mutex_init(&w.lock, NULL);
+    while (n_threads < DIGEST_THREADS - 1 && n_threads + 1 < s->n_files &&
+           pthread_create(&threads[n_threads], NULL, digest_files, &w) == 0)
+        n_threads++;
+    digest_files(&w);
+    for (uint32_t i = 0; i < n_threads; i++)
+        pthread_join(threads[i], NULL);
+    pthread_mutex_destroy(&w.lock);
+    *files = w.d;
     *n = s->n_files;
-    return GD_OK;
+    return w.rc;
 }
