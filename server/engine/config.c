@@ -151,7 +151,10 @@ static int check_int8_group(const struct gd_json *group, struct gd_err *err)
     if (rc == GD_OK)
         rc = as_model_error(gd_json_want_bool(w, where, "symmetric", &symmetric, err), err);
     if (rc == GD_OK && (bits != 8 || !symmetric))
-        rc = gd_err_set(err, GD_EMODEL, "quantised weights must be symmetric int8");
+        rc = gd_err_set(
+            err, GD_EMODEL,
+            "quantised weights must be symmetric int8: 'num_bits' 8 and 'symmetric' true "
+            "in quantization_config.config_groups.weights");
     return rc;
 }
 

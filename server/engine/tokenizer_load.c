@@ -311,9 +311,10 @@ static int load_model(struct load *l)
     const struct gd_json *vocab = gd_json_get(l->model, "vocab");
     const struct gd_json *merges = gd_json_get(l->model, "merges");
     if (!gd_json_is(vocab, GD_JSON_OBJECT) || !gd_json_is(merges, GD_JSON_ARRAY))
-        return gd_err_set(l->err, GD_EMODEL,
-                          "'model' must have an object 'vocab' and an array "
-                          "'merges'");
+        return gd_err_set(
+            l->err, GD_EMODEL,
+            "'model' must have an object 'vocab' (is %s) and an array 'merges' (is %s)",
+            gd_json_type_name(vocab), gd_json_type_name(merges));
     if (vocab->n_children > GD_TOKENIZER_VOCAB_MAX || merges->n_children > GD_TOKENIZER_MERGES_MAX)
         return gd_err_set(l->err, GD_ELIMIT, "the limits are %d tokens and %d merges",
                           GD_TOKENIZER_VOCAB_MAX, GD_TOKENIZER_MERGES_MAX);

@@ -7,7 +7,8 @@ static int add(struct gd_policies *set, const char *path, const char *point,
                const struct gd_tokenizer *t, struct gd_err *err)
 {
     if (set->n == GD_POLICIES_MAX)
-        return gd_err_set(err, GD_EPOLICY, "more than %d policies are named", GD_POLICIES_MAX);
+        return gd_err_set(err, GD_EPOLICY, "more than %d policies are named in --policy",
+                          GD_POLICIES_MAX);
     struct gd_policy *p = NULL;
     int rc = gd_policy_open(&p, path, t, err);
     if (rc == GD_OK && point)

@@ -86,7 +86,12 @@ static int find_word(struct loader *l, const char *key, const char *const *words
             return GD_OK;
         }
     }
-    return gd_err_set(l->err, GD_EPOLICY, "field '%s' has the unknown value '%.*s'", key,
+    char known[128];
+    int at = 0;
+    for (int i = 0; i < n && at >= 0 && at < (int)sizeof known; i++)
+        at += snprintf(known + at, sizeof known - (size_t)at, "%s'%s'", i > 0 ? " or " : "",
+                       words[i]);
+    return gd_err_set(l->err, GD_EPOLICY, "field '%s' must be %s, is '%.*s'", key, known,
                       gd_text_shown(s), s.ptr);
 }
 
@@ -260,8 +265,10 @@ static int read_choice(struct loader *l, const struct gd_json *v, uint32_t i)
         return rc;
     const int found = gd_label_find(label);
     if (found < 0)
-        return gd_err_set(l->err, GD_EPOLICY, "choices[%u].label is unknown: '%.*s'", (unsigned)i,
-                          gd_text_shown(label), label.ptr);
+        return gd_err_set(l->err, GD_EPOLICY,
+                          "choices[%u].label must be one of the labels that /v1/taxonomy lists, is "
+                          "'%.*s'",
+                          (unsigned)i, gd_text_shown(label), label.ptr);
     c->label = (enum gd_label)found;
     c->letter = (char)('A' + (int)i);
     for (uint32_t k = 0; k < i; k++) {
@@ -277,7 +284,7 @@ static int read_choices(struct loader *l)
     const struct gd_json *choices = gd_json_get(l->root, "choices");
     if (!gd_json_is(choices, GD_JSON_ARRAY) || choices->n_children < 2 ||
         choices->n_children > GD_LABEL_COUNT)
-        return gd_err_set(l->err, GD_EPOLICY, "field 'choices' must be an array of 2 to %d",
+        return gd_err_set(l->err, GD_EPOLICY, "field 'choices' must be an array of 2 to %d choices",
                           GD_LABEL_COUNT);
     bool appropriate = false;
     for (const struct gd_json *c = choices->child; c; c = c->next) {
@@ -297,8 +304,8 @@ static int refuse_unknown(struct loader *l, const struct gd_json *obj, const cha
         while (*k && !gd_str_eqz(m->key, *k))
             k++;
         if (!*k)
-            return gd_err_set(l->err, GD_EPOLICY, "unknown field '%s%.*s'", where,
-                              gd_text_shown(m->key), m->key.ptr);
+            return gd_err_set(l->err, GD_EPOLICY, "unknown field '%s%.*s'; see guardian/policy.h",
+                              where, gd_text_shown(m->key), m->key.ptr);
     }
     return GD_OK;
 }

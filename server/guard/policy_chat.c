@@ -70,7 +70,10 @@ static void put_head(struct assembly *s)
 static void keep(struct assembly *s, struct gd_str *out)
 {
     if (s->rc == GD_OK && s->text.failed)
-        s->rc = gd_err_set(s->err, s->text.failed, "the policy's text is too large");
+        s->rc = s->text.failed == GD_ENOMEM
+                    ? gd_err_set(s->err, GD_ENOMEM, "no memory for the policy's text")
+                    : gd_err_set(s->err, s->text.failed,
+                                 "the policy's text is larger than %zu bytes", s->text.max);
     if (s->rc == GD_OK)
         s->rc = gd_str_dup(&s->p->arena, (struct gd_str){s->text.data, s->text.len}, out);
     s->text.len = 0;

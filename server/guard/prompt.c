@@ -80,7 +80,10 @@ static int attempt(struct builder *b, uint32_t first, uint32_t n)
         rc = push_all(&out->ids, &p->suffix_ids);
     gd_buf_str(&out->text, p->suffix_text);
     if (rc == GD_OK && out->text.failed)
-        rc = gd_err_set(b->err, out->text.failed, "the prompt is too large");
+        rc = out->text.failed == GD_ENOMEM
+                 ? gd_err_set(b->err, GD_ENOMEM, "no memory for the prompt")
+                 : gd_err_set(b->err, out->text.failed, "the prompt is larger than %zu bytes",
+                              out->text.max);
     out->elided = b->render.elided;
     out->n_omitted = n;
     out->truncated = n > 0;
