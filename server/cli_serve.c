@@ -11,6 +11,7 @@
 #include "guardian/log.h"
 #include "guardian/notify.h"
 #include "guardian/socket.h"
+#include "guardian/stats.h"
 
 #include <openssl/crypto.h>
 #include <pthread.h>

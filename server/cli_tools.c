@@ -5,7 +5,7 @@
  * more follows. Each request gives one line of output; one that fails gives {"error":{...}} there,
  * and exit code 1 at the end. */
 #include "guardian/cli.h"
-#include "guardian/service.h"
+#include "guardian/reply.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* service.h - routes: from a request that passed the gate to an answer; independent of the HTTP
- * library.
+/* service.h - what all requests share: who may enter, how much work and memory is under way, and an
+ * answer while it is made; independent of the HTTP library.
  *
  * A service is shared by all connection threads. Its guard appears when the model has loaded; until
  * then, while the server drains, and when the device is lost, work is refused with 503. A verdict is
@@ -67,23 +67,6 @@ struct gd_http_response {
     uint32_t n_items, n_item_errors;
 };
 
-typedef void (*gd_route_fn)(struct gd_service *s, const struct gd_http_request *req,
-                            struct gd_http_response *resp);
-
-struct gd_route {
-    const char *path;
-    const char *allow; /* methods, as in the Allow header */
-    bool post;         /* POST with a JSON body; else GET and HEAD */
-    bool work;         /* needs the model: refused while loading and draining */
-    bool open;         /* needs no key */
-    gd_route_fn handle;
-};
-
-/* Exact match; -1 when there is none. */
-int gd_route_find(const char *path);
-const struct gd_route *gd_route_at(int index);
-size_t gd_route_count(void);
-
 int gd_service_init(struct gd_service *s, const char *version, const char *model_dir,
                     struct gd_err *err);
 void gd_service_free(struct gd_service *s);
@@ -110,95 +93,5 @@ void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, size
                        uint32_t n_tokens);
 /* Seconds after which a refused client may come again: when what is queued now will be done. */
 uint32_t gd_service_retry_after(struct gd_service *s);
-
-/* batch.c: handler of /v1/guard/batch. */
-void gd_batch_handle(struct gd_service *s, const struct gd_http_request *req,
-                     struct gd_http_response *resp);
-
-/* accept.c: true when the Accept headers name this type, and do not prefer another over it. */
-bool gd_accept_prefers(const struct gd_http_request *req, const char *type, const char *other);
-
-/* reply.c: errors, heads and log lines. field may be NULL. */
-/* The root of the body, or NULL with the answer set. */
-const struct gd_json *gd_reply_parse(struct gd_arena *a, const struct gd_http_request *req,
-                                     struct gd_http_response *resp);
-void gd_reply_fail(struct gd_http_response *resp, int status, const char *code, const char *field,
-                   const char *message);
-void gd_reply_err(struct gd_http_response *resp, const struct gd_err *err);
-void gd_reply_err_write(struct gd_json_writer *w,
-                        const struct gd_err *err); /* {"code","message","field"?} */
-void gd_reply_json(struct gd_http_response *resp, int status, struct gd_json_writer *w);
-/* The head of the answer, ended by an empty line; total_ms goes into x-total-time. */
-void gd_reply_head(const struct gd_http_request *req, const struct gd_http_response *resp,
-                   double total_ms, struct gd_buf *out);
-/* x-request-id and trace: the caller's where they are good, else new ones. */
-void gd_reply_identify(struct gd_http_request *req, struct gd_http_response *resp);
-/* One line of the log: metadata only, nothing of the content. */
-void gd_reply_log(const struct gd_http_request *req, const struct gd_http_response *resp,
-                  double total_ms);
-
-/* stats.c: the families of /metrics. Registered once in a process, before the server listens. */
-int gd_stats_register(const char *version, struct gd_err *err);
-void gd_stats_model(const struct gd_guard *g); /* when the model is loaded; no other caller */
-void gd_stats_request(int route, int status, double ms); /* route -1: none was found */
-void gd_stats_judgement(const struct gd_judgement *j);
-void gd_stats_item_error(void);
-void gd_stats_reload(bool ok); /* of the policies and keys */
-enum gd_reject { /* why work was refused; what the engine refuses is taken from its own counts */
-                 GD_REJECT_QUEUE_FULL,
-                 GD_REJECT_QUEUE_TIME,
-                 GD_REJECT_DEADLINE,
-                 GD_REJECT_TOO_LARGE,
-                 GD_REJECT_MEMORY,
-                 GD_REJECT_DRAINING,
-                 GD_REJECT_LOADING,
-                 GD_REJECT_DEVICE_LOST,
-                 GD_REJECT_CONNECTIONS,
-                 GD_REJECT_RATE,
-                 GD_REJECT_COUNT,
-};
-void gd_stats_reject(enum gd_reject why);
-/* gd_engine_options.on_step; ctx is not used. */
-void gd_stats_step(void *ctx, const struct gd_step_info *info);
-void gd_stats_write(struct gd_service *s, struct gd_buf *out);
-
-/* watch.c: bodies and answers that take too long, and clients that leave; any thread. */
-struct gd_watch;
-struct gd_watch_entry {
-    struct gd_watch_entry *next, *prev;
-    int fd; /* of the connection that the thread serves; see socket.h */
-    int64_t deadline_ns;
-    bool sending, late;
-    bool gone; /* of gd_watch_gone; false at first */
-};
-int gd_watch_open(struct gd_watch **out, struct gd_err *err);
-void gd_watch_close(struct gd_watch *w);
-/* Until gd_watch_end, the connection is cut when it takes more than ms: its reading side, so that
- * there can still be an answer, or all of it when sending. */
-void gd_watch_begin(struct gd_watch *w, struct gd_watch_entry *e, int64_t ms, bool sending);
-bool gd_watch_end(struct gd_watch *w, struct gd_watch_entry *e); /* false when it was cut */
-/* The client has closed or reset the connection. Once true always true. On the thread that serves
- * the connection. */
-bool gd_watch_gone(struct gd_watch_entry *e);
-
-/* info.c: handlers of the routes that tell about the server */
-void gd_info_healthz(struct gd_service *s, const struct gd_http_request *req,
-                     struct gd_http_response *resp);
-void gd_info_readyz(struct gd_service *s, const struct gd_http_request *req,
-                    struct gd_http_response *resp);
-void gd_info_health(struct gd_service *s, const struct gd_http_request *req,
-                    struct gd_http_response *resp);
-void gd_info_models(struct gd_service *s, const struct gd_http_request *req,
-                    struct gd_http_response *resp);
-void gd_info_taxonomy(struct gd_service *s, const struct gd_http_request *req,
-                      struct gd_http_response *resp);
-void gd_info_info(struct gd_service *s, const struct gd_http_request *req,
-                  struct gd_http_response *resp);
-void gd_info_version(struct gd_service *s, const struct gd_http_request *req,
-                     struct gd_http_response *resp);
-void gd_info_openapi(struct gd_service *s, const struct gd_http_request *req,
-                     struct gd_http_response *resp);
-void gd_info_metrics(struct gd_service *s, const struct gd_http_request *req,
-                     struct gd_http_response *resp);
 
 #endif

@@ -2,6 +2,7 @@
  *
  * Elements of all Accept lines count together. A type is worth the q of the most specific range
  * that names it; a malformed q is worth nothing. Parameters other than q are skipped. */
+#include "guardian/reply.h"
 #include "guardian/service.h"
 
 #include <string.h>

@@ -6,7 +6,10 @@
  * they come waits for all of them to be finished: it must not hold places in the queue. An item lives
  * in an arena of its own from its begin until it is told. When the client leaves, what was begun is
  * canceled. A list under way when the device is lost fails as a whole: nothing is 200 after that. */
+#include "guardian/reply.h"
+#include "guardian/routes.h"
 #include "guardian/service.h"
+#include "guardian/stats.h"
 
 #include <string.h>
 

@@ -4,10 +4,15 @@
  * begin_request, so the library serves no file, runs no script, upgrades nothing: head -> gate ->
  * route -> admission -> body -> handler -> answer, in one write or sent in parts by the handler.
  * Whatever is answered before its body was read ends the connection. */
-#include "guardian/http.h"
 #include "guardian/clock.h"
+#include "guardian/http.h"
 #include "guardian/log.h"
+#include "guardian/reply.h"
+#include "guardian/routes.h"
+#include "guardian/service.h"
 #include "guardian/socket.h"
+#include "guardian/stats.h"
+#include "guardian/watch.h"
 
 #include <arpa/inet.h>
 #include <civetweb.h>

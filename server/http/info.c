@@ -4,8 +4,11 @@
  * /health that verdicts can be had now: not any more from the moment in which a device is lost. */
 #include "guardian/clock.h"
 #include "guardian/metrics.h"
+#include "guardian/reply.h"
+#include "guardian/routes.h"
 #include "guardian/service.h"
 #include "guardian/socket.h"
+#include "guardian/stats.h"
 
 /* server/http/openapi.json, built in */
 extern const unsigned char gd_openapi_json[];

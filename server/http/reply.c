@@ -5,6 +5,7 @@
  * JSON object each, metadata only: nothing of a request's content, and nothing the caller wrote
  * except the path (cut), the request id and the ids of its trace (both checked). */
 #include "guardian/log.h"
+#include "guardian/reply.h"
 #include "guardian/service.h"
 
 #include <string.h>

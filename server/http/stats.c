@@ -2,8 +2,10 @@
  *
  * Units are seconds and bytes, counters end in _total, label values come from fixed tables. Numbers
  * that others count (engine, process) are copied when they are asked for. */
+#include "guardian/stats.h"
 #include "guardian/clock.h"
 #include "guardian/metrics.h"
+#include "guardian/routes.h"
 #include "guardian/service.h"
 #include "guardian/socket.h"
 
@@ -36,8 +38,7 @@ static int prompt_tokens = -1, truncated = -1, canceled = -1, rejected = -1, rel
 static int queue_duration = -1, tokenize_duration = -1, inference_duration = -1;
 static int in_flight = -1, connections = -1, ready = -1, resident = -1, heap = -1, uptime = -1;
 static int waiting = -1, running = -1, steps = -1, sequences = -1, tokens = -1, failures = -1;
-static int given_up = -1, queue_seconds = -1, batch_size = -1, batch_tokens = -1,
-           step_seconds = -1;
+static int given_up = -1, queue_seconds = -1, batch_size = -1, batch_tokens = -1, step_seconds = -1;
 static int query_tokens = -1, hit_tokens = -1, kv_usage = -1, kv_blocks = -1, evictions = -1;
 static int verdict_hits = -1, verdict_misses = -1, verdict_entries = -1;
 static int device_fallback = -1, device_lost = -1, step_tokens = -1;

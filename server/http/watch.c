@@ -8,8 +8,8 @@
  * While an entry is in the list its thread serves the connection, so that the descriptor is open and
  * nobody else's. */
 #include "guardian/clock.h"
-#include "guardian/service.h"
 #include "guardian/socket.h"
+#include "guardian/watch.h"
 
 #include <poll.h>
 #include <pthread.h>

@@ -10,6 +10,7 @@
  *   - without any line nothing is preferred; a type that no line names literally is not either;
  *   - the request id is the caller's when that is short and of harmless letters, else one of ours, never
  *     empty. */
+#include "guardian/reply.h"
 #include "guardian/service.h"
 
 #include <ctype.h>
