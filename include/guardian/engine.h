@@ -94,7 +94,9 @@ struct gd_score_request {
     const int32_t *choices;     /* [n_choices] ids of the choice tokens */
     uint32_t n_choices;         /* at most GD_POLICY_CHOICES_MAX */
     int64_t deadline_ns;        /* CLOCK_MONOTONIC; 0: none */
-    uint32_t n_before; /* tokens of what the same client sent with it, before it: it goes behind */
+    /* tokens of what the same client sent with it, before it: it goes behind them, and is refused
+     * where gd_engine_has_room says no */
+    uint32_t n_before;
 };
 
 struct gd_score {
@@ -121,6 +123,10 @@ int gd_engine_submit(struct gd_engine *e, const struct gd_score_request *req,
 #define GD_ENGINE_GONE_MS 100
 int gd_engine_wait(struct gd_engine *e, struct gd_ticket *t, bool (*gone)(void *ctx), void *ctx,
                    struct gd_score *out, struct gd_err *err);
+
+/* Whether there is a place for one more request of a client who has others in the queue. Their
+ * finished ones count until they are waited for. */
+bool gd_engine_has_room(struct gd_engine *e);
 
 /* Gives a ticket back without waiting: nobody wants its score. */
 void gd_engine_cancel(struct gd_engine *e, struct gd_ticket *t);

@@ -60,7 +60,7 @@ struct gd_judgement {
     char policy[GD_POLICY_ID_BYTES]; /* "name@version" that it was judged by */
     double queue_ms, tokenize_ms, prefill_ms, total_ms; /* tokenize: parse, render and encode */
     int64_t created;                                    /* seconds since 1970 */
-    struct gd_str session; /* as the request gave it, in its text or arena; ptr NULL: none */
+    struct gd_str session; /* as the request gave it, a part of it; ptr NULL: none */
 };
 
 /* Judges one request object: messages | frames | mci, with optional tools, policy (the name of one
@@ -72,7 +72,8 @@ int gd_guard_judge(struct gd_guard *g, struct gd_arena *a, const struct gd_json 
 
 /* The same in two halves, so that one thread can have many requests in the engine at once: begin
  * queues the prompt, finish waits for the score and decides. Each successful begin is followed by
- * one finish, or one cancel when nobody wants the verdict; a, the request and *p stay until then. */
+ * one finish, or one cancel when nobody wants the verdict; the request (session is a part of it) and *p
+ * stay until then, a may be freed once begin has returned. */
 struct gd_pending {
     struct gd_ticket *ticket;
     struct gd_policies *policies;

@@ -97,6 +97,7 @@
 #define GD_STEP_SEQS_MAX 64        /* sequences of one step */
 #define GD_STEP_CHOICES_MAX (GD_STEP_SEQS_MAX * GD_POLICY_CHOICES_MAX) /* logits of one step */
 #define GD_QUEUE_MAX 512        /* requests that wait for the worker */
+#define GD_QUEUE_BATCH_MAX 256  /* from so many on, waiting or not, no batch gets a second place */
 #define GD_QUEUE_MS_DEFAULT 750 /* estimated wait from which on new requests are refused */
 #define GD_QUEUE_MS_MAX 600000
 #define GD_DEADLINE_MS_DEFAULT 10000

@@ -85,8 +85,9 @@ bool gd_service_hold(struct gd_service *s, size_t more, struct gd_http_response 
 /* Why the device of the loaded model is lost, or NULL. Lock-free. */
 const char *gd_service_lost(struct gd_service *s);
 void gd_service_leave(struct gd_service *s, size_t held);
-/* The body of this request has come: its work counts from now on, and not while a slow client sends. */
-void gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes);
+/* The body of this request has come: its work counts from now on, and not while a slow client sends.
+ * False, with 503 set, when so much work has come meanwhile that it could not be taken now. */
+bool gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes);
 /* The engine has the work of this request, or never will: from now on it counts there. n_tokens of
  * its prompt, 0 when there is none, teach how many tokens a body makes. */
 void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes,

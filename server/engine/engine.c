@@ -144,6 +144,20 @@ static struct estimate estimate(const struct gd_engine *e, const struct gd_score
     return est;
 }
 
+/* For one more request of a client who has others here; the lock is held. */
+static bool has_room(const struct gd_engine *e)
+{
+    return e->callers < GD_QUEUE_BATCH_MAX && e->free != NULL;
+}
+
+bool gd_engine_has_room(struct gd_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    const bool room = has_room(e);
+    pthread_mutex_unlock(&e->lock);
+    return room;
+}
+
 static int admit(struct gd_engine *e, const struct gd_score_request *req,
                  const struct estimate *est, int64_t now, struct gd_err *err)
 {
@@ -159,7 +173,7 @@ static int admit(struct gd_engine *e, const struct gd_score_request *req,
         return gd_err_set(err, GD_EDEADLINE, "%s", gd_status_message(GD_EDEADLINE));
     }
     count_tickets(e, &waiting, &running);
-    if (waiting >= GD_QUEUE_MAX || e->free == NULL) {
+    if (waiting >= GD_QUEUE_MAX || e->free == NULL || (req->n_before > 0 && !has_room(e))) {
         e->stats.refused_full++;
         return gd_err_set(err, GD_EBUSY, "%s", gd_status_message(GD_EBUSY));
     }
@@ -217,7 +231,8 @@ static struct gd_ticket *answer(struct gd_engine *e, const struct gd_score_reque
 {
     struct gd_ticket *t = NULL;
     pthread_mutex_lock(&e->lock);
-    if (e->free != NULL && !e->draining && gd_engine_lost(e) == NULL) {
+    const bool room = req->n_before > 0 ? has_room(e) : e->free != NULL;
+    if (room && !e->draining && gd_engine_lost(e) == NULL) {
         t = fill(e, req, false, gd_now_ns());
         t->state = TICKET_DONE;
         t->score = *kept;

@@ -1,10 +1,10 @@
 /* batch.c - /v1/guard/batch: many requests, one answer.
  *
  * All items are begun before the first is finished, so that the engine has them together: it packs
- * them into steps and computes once what they share. They are finished, and told, in order: as
- * elements of one list, or as lines that are sent one by one. A client that does not read its lines as
- * they come waits for all of them to be finished: it must not hold places in the queue. An item lives
- * in an arena of its own from its begin until it is told. When the client leaves, what was begun is
+ * them into steps and computes once what they share. Where the queue has no room for that, the oldest
+ * is finished before another is begun. They are told in order: as elements of one list, or as lines
+ * that are sent one by one. A client that does not read its lines as they come waits for all of them
+ * to be finished: it must not hold places in the queue. When the client leaves, what was begun is
  * canceled. A list under way when the device is lost fails as a whole: nothing is 200 after that. */
 #include "guardian/reply.h"
 #include "guardian/routes.h"
@@ -14,7 +14,6 @@
 #include <string.h>
 
 struct item {
-    struct gd_arena arena;
     struct gd_pending pending;
     struct gd_judgement judgement; /* when it is finished */
     struct gd_err err;             /* code 0: it was begun, and did not fail since */
@@ -26,7 +25,7 @@ struct batch {
     struct gd_guard *guard;
     struct gd_http_response *resp;
     struct item *items;
-    uint32_t n_items, n_told;
+    uint32_t n_items, n_finished, n_told; /* begun; of these finished, or failed; told */
     bool lines;
     struct gd_json_writer list; /* on resp->body; not for lines */
 };
@@ -60,21 +59,6 @@ static const struct gd_json *batch_array(const struct gd_json *root, struct gd_h
     return array;
 }
 
-static void begin_items(struct batch *b, const struct gd_json *array)
-{
-    struct gd_caller caller = b->resp->caller;
-    for (const struct gd_json *v = array->child; v != NULL; v = v->next) {
-        struct item *it = &b->items[b->n_items++];
-        gd_arena_init(&it->arena, GD_REQUEST_ARENA_BYTES);
-        it->err.code = gd_guard_begin(b->guard, &it->arena, v, &caller, &it->pending, &it->err);
-        if (it->err.code != 0) {
-            gd_arena_free(&it->arena);
-            continue;
-        }
-        caller.n_before += it->pending.judgement.tokens; /* others get their turn in between */
-    }
-}
-
 /* Waits for an item that was begun and is not finished. */
 static void finish(struct batch *b, struct item *it)
 {
@@ -85,13 +69,45 @@ static void finish(struct batch *b, struct item *it)
     }
 }
 
-/* Until one says that the client has left. */
-static void finish_all(struct batch *b)
+/* The oldest that is not finished. False when there is none, or it says that the client has left. */
+static bool finish_oldest(struct batch *b)
 {
-    for (uint32_t i = b->n_told; i < b->n_items; i++) {
-        finish(b, &b->items[i]);
-        if (b->items[i].err.code == GD_ECANCELED) {
-            return;
+    while (b->n_finished < b->n_items) {
+        struct item *it = &b->items[b->n_finished++];
+        if (it->err.code == 0 && !it->finished) {
+            finish(b, it);
+            return it->err.code != GD_ECANCELED;
+        }
+    }
+    return false;
+}
+
+static void begin_item(struct batch *b, const struct gd_json *v, const struct gd_caller *caller,
+                       struct item *it)
+{
+    struct gd_arena arena;
+    gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
+    it->err.code = gd_guard_begin(b->guard, &arena, v, caller, &it->pending, &it->err);
+    gd_arena_free(&arena);
+}
+
+static void begin_items(struct batch *b, const struct gd_json *array)
+{
+    struct gd_engine *e = gd_guard_engine(b->guard);
+    struct gd_caller caller = b->resp->caller;
+    bool there = true;
+    for (const struct gd_json *v = array->child; v != NULL && there; v = v->next) {
+        struct item *it = &b->items[b->n_items];
+        while (caller.n_before > 0 && !gd_engine_has_room(e) && finish_oldest(b)) {
+        }
+        begin_item(b, v, &caller, it);
+        while (it->err.code == GD_EBUSY && !gd_engine_has_room(e) && finish_oldest(b)) {
+            begin_item(b, v, &caller, it);
+        }
+        b->n_items++;
+        there = !(caller.gone != NULL && caller.gone(caller.ctx));
+        if (it->err.code == 0) {
+            caller.n_before += it->pending.judgement.tokens; /* others get their turn in between */
         }
     }
 }
@@ -130,16 +146,14 @@ static bool send_line(struct batch *b, uint32_t index)
         write_item(b, index, &w);
     }
     gd_buf_z(&line, "\n");
-    if (!b->resp->has_room(b->resp)) {
-        finish_all(b);
+    while (!b->resp->has_room(b->resp) && finish_oldest(b)) {
     }
     const bool sent = line.failed == 0 && b->resp->send(b->resp, line.data, line.len);
     gd_buf_free(&line);
     return sent;
 }
 
-/* Finishes one item and tells it; false when the client has left. The text of the judgement may
- * stand in the item's arena, which is let go last. */
+/* Finishes one item and tells it; false when the client has left. */
 static bool tell_next(struct batch *b)
 {
     const uint32_t index = b->n_told++;
@@ -157,7 +171,6 @@ static bool tell_next(struct batch *b)
         b->resp->n_item_errors++;
         gd_stats_item_error();
     }
-    gd_arena_free(&it->arena);
     return there;
 }
 
@@ -169,7 +182,6 @@ static void cancel_rest(struct batch *b)
         if (it->err.code == 0 && !it->finished) {
             gd_guard_cancel(b->guard, &it->pending);
         }
-        gd_arena_free(&it->arena);
     }
     gd_reply_err(b->resp, &gone);
 }
@@ -193,6 +205,7 @@ static void run(struct batch *b, const struct gd_json *array)
     while (there && b->n_told < b->n_items) {
         there = tell_next(b);
     }
+    there = there && b->n_items == array->n_children;
     const char *lost = gd_engine_lost(gd_guard_engine(b->guard));
     if (!there) {
         cancel_rest(b);

@@ -4,8 +4,8 @@
  * begin_request, so the library serves no file, runs no script, upgrades nothing: head -> gate ->
  * route -> admission -> body -> handler -> answer, in one write or sent in parts by the handler.
  * Whatever is answered before its body was read ends the connection. */
-#include "guardian/clock.h"
 #include "guardian/http.h"
+#include "guardian/clock.h"
 #include "guardian/log.h"
 #include "guardian/reply.h"
 #include "guardian/routes.h"
@@ -206,7 +206,9 @@ static void serve(struct exchange *x)
         if (!read_body(x) || !hold_tree(x)) {
             return;
         }
-        gd_service_coming(x->service, &x->resp, x->gate.content_length);
+        if (!gd_service_coming(x->service, &x->resp, x->gate.content_length)) {
+            return;
+        }
     }
     route->handle(x->service, &x->req, &x->resp);
 }

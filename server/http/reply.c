@@ -4,8 +4,8 @@
  * people, the field is the path of what was wrong where the parser named one. Log lines are one
  * JSON object each, metadata only: nothing of a request's content, and nothing the caller wrote
  * except the path (cut), the request id and the ids of its trace (both checked). */
-#include "guardian/log.h"
 #include "guardian/reply.h"
+#include "guardian/log.h"
 #include "guardian/service.h"
 
 #include <string.h>

@@ -10,15 +10,17 @@ static void handle_guard(struct gd_service *s, const struct gd_http_request *req
                          struct gd_http_response *resp)
 {
     struct gd_guard *g = atomic_load(&s->guard);
-    struct gd_arena arena;
+    struct gd_arena arena, work;
     struct gd_err err = {0};
     gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
+    gd_arena_init(&work, GD_REQUEST_ARENA_BYTES);
     const struct gd_json *root = gd_reply_parse(&arena, req, resp);
     if (root == NULL) {
         goto done;
     }
     struct gd_pending p;
-    int rc = gd_guard_begin(g, &arena, root, &resp->caller, &p, &err);
+    int rc = gd_guard_begin(g, &work, root, &resp->caller, &p, &err);
+    gd_arena_free(&work); /* it may wait for long */
     gd_service_queued(s, resp, req->body.len, rc == 0 ? p.judgement.tokens : 0);
     if (rc == 0) {
         rc = gd_guard_finish(g, &p, &resp->caller, &resp->judgement, &err);

@@ -28,13 +28,6 @@ static uint32_t tokens_of(const struct gd_service *s, const struct gd_engine *e,
     return n < most ? (uint32_t)n : most;
 }
 
-void gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes)
-{
-    struct gd_guard *g = atomic_load(&s->guard);
-    resp->unqueued_tokens = g != NULL ? tokens_of(s, gd_guard_engine(g), body_bytes) : 0;
-    atomic_fetch_add(&s->unqueued_tokens, resp->unqueued_tokens);
-}
-
 void gd_service_queued(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes,
                        uint32_t n_tokens)
 {
@@ -64,6 +57,21 @@ static bool fits_queue(const struct gd_service *s, struct gd_engine *e, size_t b
         return true;
     }
     return gd_engine_ahead_ms(e, tokens_of(s, e, body_bytes)) + coming_ms < most_ms;
+}
+
+#define TOO_MUCH_WAITS "the work that waits takes longer than the server lets a request wait"
+
+bool gd_service_coming(struct gd_service *s, struct gd_http_response *resp, size_t body_bytes)
+{
+    struct gd_guard *g = atomic_load(&s->guard);
+    if (g != NULL && !fits_queue(s, gd_guard_engine(g), body_bytes)) {
+        gd_reply_fail(resp, 503, gd_status_wire(GD_EBUSY), NULL, TOO_MUCH_WAITS);
+        gd_stats_reject(GD_REJECT_QUEUE_TIME);
+        return false;
+    }
+    resp->unqueued_tokens = g != NULL ? tokens_of(s, gd_guard_engine(g), body_bytes) : 0;
+    atomic_fetch_add(&s->unqueued_tokens, resp->unqueued_tokens);
+    return true;
 }
 
 const char *gd_service_lost(struct gd_service *s)
@@ -124,7 +132,7 @@ bool gd_service_enter(struct gd_service *s, size_t body_bytes, size_t held,
         message = TOO_MANY_BODIES;
     } else if (!fits_queue(s, gd_guard_engine(g), body_bytes)) {
         why = GD_REJECT_QUEUE_TIME;
-        message = "the work that waits takes longer than the server lets a request wait";
+        message = TOO_MUCH_WAITS;
     } else {
         return true;
     }

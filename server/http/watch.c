@@ -7,9 +7,9 @@
  *
  * While an entry is in the list its thread serves the connection, so that the descriptor is open and
  * nobody else's. */
+#include "guardian/watch.h"
 #include "guardian/clock.h"
 #include "guardian/socket.h"
-#include "guardian/watch.h"
 
 #include <poll.h>
 #include <pthread.h>
