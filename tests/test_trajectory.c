@@ -145,7 +145,7 @@ static void test_ids_of_both_directions(void **state)
     (void)state;
     const char *const asked[] = {
         ",{\"id\":1,\"method\":\"elicitation/create\"},{\"id\":1,\"result\":{\"action\":\"accept\"}},",
-        ",{\"id\":1,\"method\":\"sampling/createMessage\"},{\"id\":1,\"result\":{\"role\":\"assistant\",\"content\":[]}},",
+        ",{\"id\":1,\"method\":\"sampling/createMessage\"},{\"id\":1,\"result\":{\"role\":\"assistant\",\"content\":{}}},",
         ",{\"id\":1,\"method\":\"roots/list\"},{\"id\":1,\"result\":{\"roots\":[]}},",
         ",{\"id\":1,\"method\":\"ping\"},{\"id\":1,\"result\":{}},",
     };
@@ -156,7 +156,102 @@ static void test_ids_of_both_directions(void **state)
         case_parse(&c, text);
         expect_kinds(&c, "CR");
         expect_str(c.traj.events[1].text, "mine");
+        assert_int_equal(c.traj.flags, 0);
         case_free(&c);
+    }
+}
+
+/* What a client could take for the result of its call is an event, whatever the server did around it. */
+static void test_no_result_is_hidden(void **state)
+{
+    (void)state;
+#define BAD "\"content\":[{\"type\":\"text\",\"text\":\"bad\"}]"
+    const struct {
+        const char *frames, *kinds;
+        bool doubt;
+    } cases[] = {
+        {"{\"id\":1,\"method\":\"tools/list\"},{\"id\":1,\"result\":{" BAD "}}", "CR", true},
+        {"{\"id\":1,\"method\":\"tools/list\"},{\"id\":1,\"result\":{\"tools\":[]," BAD "}}", "CR", true},
+        {"{\"id\":1,\"method\":\"ping\"},{\"id\":1,\"result\":{\"action\":\"accept\"," BAD "}}", "CR", true},
+        {"{\"id\":1,\"method\":\"ping\"},{\"id\":1,\"result\":{\"role\":\"assistant\"," BAD "}}", "CR", true},
+        {"{\"id\":1,\"method\":\"ping\"},{\"id\":1,\"result\":{\"structuredContent\":{}}}", "CR", false},
+        {"{\"id\":2,\"method\":\"tools/list\"},{\"id\":2,\"result\":{" BAD "}}", "CR", false},
+        {"{\"id\":1,\"result\":{\"resultType\":\"input_required\"," BAD "}}", "CR", false},
+        {"{\"id\":1,\"result\":{\"resultType\":\"input_required\"}}", "C", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[1024];
+        struct guard_case c;
+        snprintf(text, sizeof text, FRAMES(RPC_CALL("1", "f", "{}") ",%s"), cases[i].frames);
+        case_parse(&c, text);
+        if (c.rc != GD_OK || ((c.traj.flags & GD_TRAJ_F_DOUBT) != 0) != cases[i].doubt)
+            fail_msg("%s: %s, flags %u", text, c.err.msg, c.traj.flags);
+        expect_kinds(&c, cases[i].kinds);
+        case_free(&c);
+    }
+    const struct {
+        const char *request, *message;
+    } refused[] = {
+        {FRAMES(RPC_CALL("1", "f", "{}") ",[" RPC_TEXT("1", "bad") "," RPC_CALL("9", "x", "{}") "]"), "nobody sends both"},
+        {FRAMES(RPC_CALL("1", "f", "{}") ",{\"jsonrpc\":\"2.0\",\"role\":\"user\",\"content\":\"yes\"}"), "'role'"},
+        {FRAMES(RPC_CALL("1", "f", "{}") ",{\"id\":1,\"role\":\"user\",\"content\":\"yes\"}"), "'role'"},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        struct guard_case c;
+        case_parse(&c, refused[i].request);
+        assert_int_equal(c.rc, GD_EFIELD);
+        assert_non_null(strstr(c.err.msg, refused[i].message));
+        case_free(&c);
+    }
+}
+
+/* Decoys beside what a client reads, and arguments that look like others. */
+static void test_decoys(void **state)
+{
+    (void)state;
+#define TWO "{\"name\":\"f\",\"description\":\"bad\",\"function\":{\"name\":\"f\",\"description\":\"good\"}}"
+    const struct {
+        const char *request;
+        bool doubt;
+    } cases[] = {
+        {"{\"tools\":[" TWO "],\"messages\":[" SAY("x") "]}", true},
+        {FRAMES("{\"id\":1,\"method\":\"tools/list\"},{\"id\":1,\"result\":{\"tools\":[" TWO "]}}," SAY("x")), false},
+        {"{\"tools\":[{\"name\":\"f\",\"description\":\"bad\",\"parameters\":{},\"inputSchema\":{}}],\"messages\":[" SAY("x") "]}", true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct guard_case c;
+        case_parse(&c, cases[i].request);
+        assert_int_equal(c.rc, GD_OK);
+        expect_str(c.traj.tools[0].description, "bad");
+        assert_int_equal((c.traj.flags & GD_TRAJ_F_DOUBT) != 0, cases[i].doubt);
+        case_free(&c);
+    }
+    const struct {
+        const char *arguments;
+        bool doubt;
+    } texts[] = {
+        {"alice@paypal.com", false}, {"alice@p\xD0\xB0ypal.com", true}, {"/etc/\xE2\x80\x8Bpasswd", true},
+        {"\xCE\x94t in \xCE\xBCs", false}, {"1\xEF\xB8\x8F\xE2\x83\xA3 \xE2\x9D\xA4\xEF\xB8\x8F", false},
+        {"ok\xF3\xA0\x81\x81", true}, {"\xD0\xBF\xD1\x80\xD0\xB8\xD0\xB2\xD0\xB5\xD1\x82 world", false},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+#define IN_CALL(arguments)                                                                                             \
+    "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":" arguments "}}]}]}"
+        for (int k = 0; k < 3; k++) {
+            char text[512];
+            struct guard_case c;
+            if (k == 0)
+                snprintf(text, sizeof text, IN_CALL("{\"to\":[\"%s\"]}"), texts[i].arguments);
+            else if (k == 1)
+                snprintf(text, sizeof text, IN_CALL("{\"%s\":1}"), texts[i].arguments);
+            else
+                snprintf(text, sizeof text, IN_CALL("\"%s\""), texts[i].arguments);
+            case_parse(&c, text);
+            assert_int_equal(c.rc, GD_OK);
+            if (((c.traj.flags & GD_TRAJ_F_DOUBT) != 0) != texts[i].doubt)
+                fail_msg("%s: flags %u", text, c.traj.flags);
+            case_free(&c);
+        }
     }
 }
 
@@ -522,17 +617,30 @@ static void test_embedded_json_budget(void **state)
     size_t n = (size_t)sprintf(text, "{\"messages\":[");
     for (int i = 0; i < 3; i++) {
         n += (size_t)sprintf(text + n, "%s{\"role\":\"tool\",\"content\":\"[0", i ? "," : "");
-        for (int k = 0; k < 25000; k++)
+        for (int k = 0; k < 20000; k++)
             n += (size_t)sprintf(text + n, ",0");
         n += (size_t)sprintf(text + n, "]\"}");
     }
+    /* What arguments may have is kept from results; arguments that are not read leave a doubt. */
     sprintf(text + n, "]}");
     case_parse(&c, text);
     expect_kinds(&c, "RRR");
     assert_non_null(c.traj.events[0].payload);
     assert_non_null(c.traj.events[1].payload);
     assert_null(c.traj.events[2].payload);
+    assert_int_equal(c.traj.flags, 0);
     case_free(&c);
+    for (int values = 100; values <= 20000; values += 19900) {
+        size_t end = n + (size_t)sprintf(text + n, ",{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{"
+                                                   "\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1,\\\"a\\\":[0");
+        for (int k = 0; k < values; k++)
+            end += (size_t)sprintf(text + end, ",0");
+        sprintf(text + end, "]}\"}}]}]}");
+        case_parse(&c, text);
+        expect_kinds(&c, "RRRC");
+        assert_int_equal(c.traj.flags, values == 100 ? GD_TRAJ_F_DUPKEY : GD_TRAJ_F_DOUBT);
+        case_free(&c);
+    }
     free(text);
 }
 
@@ -573,6 +681,8 @@ int main(void)
         cmocka_unit_test(test_legacy_functions),
         cmocka_unit_test(test_matching),
         cmocka_unit_test(test_ids_of_both_directions),
+        cmocka_unit_test(test_no_result_is_hidden),
+        cmocka_unit_test(test_decoys),
         cmocka_unit_test(test_phase_and_step),
         cmocka_unit_test(test_frames_both_eras),
         cmocka_unit_test(test_unasked_responses),

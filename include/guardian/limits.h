@@ -16,6 +16,7 @@
 /* JSON of a request */
 #define GD_REQUEST_BYTES_MAX (2 * GD_MIB) /* body of one request */
 #define GD_REQUEST_NODES_MAX 60000u       /* values in one body */
+#define GD_ARGUMENTS_NODES_MAX 15000u     /* of these, what only arguments read from strings may take */
 #define GD_REQUEST_DEPTH_MAX 64u          /* nesting of an envelope or payload */
 #define GD_REQUEST_KEY_BYTES_MAX 512      /* length of one member name */
 #define GD_REQUEST_ARENA_BYTES (24 * GD_MIB)

@@ -20,10 +20,10 @@
  *   3. "\r\n", "\n" and "\r" become the two characters \n; tab becomes the two characters \t; the
  *      other characters below U+0020, U+007F, U+0080-U+009F, U+2028 and U+2029 become \uXXXX
  *      (lower-case hex). Nothing else changes; a backslash stays a backslash.
- * F(text): other writings of a text become the plain one. Characters that are not shown
- *   (Default_Ignorable_Code_Point) are left out; full-width letters and digits (U+FF10-FF19,
- *   FF21-FF3A, FF41-FF5A) and mathematical alphabets and digits (U+1D400-1D6A3, 1D7CE-1D7FF) become
- *   ASCII; then, in a word (a run of Latin, Greek and Cyrillic letters) that mixes Latin letters
+ * F(text): other writings of a text become the plain one. Full-width letters and digits (U+FF10-FF19,
+ *   FF21-FF3A, FF41-FF5A), mathematical alphabets and digits (U+1D400-1D6A3, 1D7CE-1D7FF) and tags
+ *   (U+E0020-E007E) become ASCII; other characters that are not shown (Default_Ignorable_Code_Point)
+ *   are left out; then, in a word (a run of Latin, Greek and Cyrillic letters) that mixes Latin letters
  *   with Greek or Cyrillic ones, those that look like a Latin letter become it (fold.c has the
  *   list).
  * C(text): a text in capitals, as a sentence: with 16 ASCII letters or more, of which one in ten at
@@ -44,8 +44,8 @@
  *   json.dumps(ensure_ascii=False), numbers kept as text.)
  * V(text): a string that may hold JSON: when the trimmed text is a complete JSON object or array
  *   within the reader's limits (limits.h; all strings of a request together at most
- *   GD_REQUEST_NODES_MAX values, counted as one more than the commas, { and [ of each) then J of
- *   it, else S of it.
+ *   GD_REQUEST_NODES_MAX values, GD_ARGUMENTS_NODES_MAX of them kept for arguments, counted as one
+ *   more than the commas, { and [ of each) then J of it, else S of it.
  *
  * One line per event, each ended by "\n":
  *   system text         SYSTEM: E(S(text), item_bytes)

@@ -17,11 +17,13 @@
  *   of the request; 1 and "1" differ. tools/list results are catalogues, one for each page; a
  *   tools/call that answers an input_required result (same requestState, name and arguments) is the
  *   same call. Every other method makes no event. A response whose request was not recorded goes by
- *   its shape: tools, handshake, else a result of no known call. Results: text blocks joined by
- *   line breaks; "[image image/png 1234 bytes]", "[audio ...]", "[blob ...]" (bytes after base64),
- *   "[resource_link name uri]"; structuredContent alone when there is no text or the text is the
- *   same JSON; left out when it is {"result": what the text says}; else its JSON after the text. An
- *   error is "<code> <message>" and its data. Blocks of unknown types are shown as their JSON.
+ *   its shape: tools, handshake, else a result of no known call; whatever has content or
+ *   structuredContent is a result. Results: text blocks joined by line breaks; "[image image/png 1234
+ *   bytes]", "[audio ...]", "[blob ...]" (bytes after base64), "[resource_link name uri title
+ *   description]" with what there is of these; structuredContent alone when there is no text or the
+ *   text is the same JSON; left out when it is {"result": what the text says}; else its JSON after the
+ *   text. An error is "<code> <message>" and its data. Blocks of unknown types are shown as their JSON.
+ *   Members role and server are the gateway's own words: it must not take them from a server.
  * mci: arrays of five strings or objects {sender, recipient, data_subject | subject,
  *   information_type | type, transmission_principle | principle}. From the user: user text; to a
  *   server or function: a call; from the client to the user: an answer; else a result. */
@@ -64,6 +66,9 @@ struct gd_event {
 #define GD_TRAJ_F_SURROGATE 2u /* a lone surrogate was replaced */
 #define GD_TRAJ_F_BADUTF8                                                                          \
     4u /* invalid UTF-8 was replaced (not from JSON, whose reader refuses it) */
+#define GD_TRAJ_F_DOUBT                                                                            \
+    8u /* somebody may have read something else in it: one id of two requests, two descriptions of a \
+        * tool, arguments that could not be read in full or are written to look like others */
 
 struct gd_trajectory {
     struct gd_event *events;

@@ -42,27 +42,35 @@ bool gd_text_invisible(uint32_t cp)
     return false;
 }
 
+static bool in(uint32_t cp, uint32_t first, uint32_t last)
+{
+    return cp >= first && cp <= last;
+}
+
+static bool is_tag(uint32_t cp)
+{
+    return in(cp, 0xE0020, 0xE007E);
+}
+
 bool gd_text_blank(struct gd_str s)
 {
     s = gd_text_trim(s);
     for (size_t i = 0; i < s.len;) {
         uint32_t cp = 0xFFFD;
         const int n = gd_utf8_next(s, i, &cp);
-        if (n < 0 || !gd_text_invisible(cp))
+        if (n < 0 || !gd_text_invisible(cp) || is_tag(cp))
             return false;
         i += (size_t)n;
     }
     return true;
 }
 
-static bool in(uint32_t cp, uint32_t first, uint32_t last)
-{
-    return cp >= first && cp <= last;
-}
-
-/* Full-width letters and digits, and the mathematical alphabets, which go on in blocks of 52. */
+/* Full-width letters and digits, the mathematical alphabets, which go on in blocks of 52, and the tags
+ * that some models read as ASCII although nobody sees them. */
 static uint32_t plain_form(uint32_t cp)
 {
+    if (is_tag(cp))
+        return cp - 0xE0000;
     if (in(cp, 0xFF10, 0xFF19) || in(cp, 0xFF21, 0xFF3A) || in(cp, 0xFF41, 0xFF5A))
         return cp - 0xFEE0;
     if (in(cp, 0x1D400, 0x1D6A3)) {
@@ -87,6 +95,16 @@ static bool is_greek_or_cyrillic(uint32_t cp)
            in(cp, 0x048A, 0x052F);
 }
 
+/* The Latin letter that a Greek or Cyrillic one looks like, or 0. */
+static char looks_like(uint32_t cp)
+{
+    for (size_t k = 0; k < sizeof LOOKALIKES / sizeof LOOKALIKES[0]; k++) {
+        if (LOOKALIKES[k].cp == cp)
+            return LOOKALIKES[k].latin;
+    }
+    return 0;
+}
+
 /* Writes the word that begins at `start` of b again, lookalikes as Latin letters: never longer. */
 static void latinise(struct gd_buf *b, size_t start)
 {
@@ -95,9 +113,7 @@ static void latinise(struct gd_buf *b, size_t start)
     for (size_t i = 0; i < word.len;) {
         uint32_t cp = 0;
         const size_t n = (size_t)gd_utf8_next(word, i, &cp);
-        char latin = 0;
-        for (size_t k = 0; k < sizeof LOOKALIKES / sizeof LOOKALIKES[0] && latin == 0; k++)
-            latin = LOOKALIKES[k].cp == cp ? LOOKALIKES[k].latin : 0;
+        const char latin = looks_like(cp);
         if (latin != 0)
             b->data[to++] = latin;
         else
@@ -134,6 +150,27 @@ void gd_text_fold(struct gd_buf *b, struct gd_str s)
     }
     if (latin && other && !b->failed)
         latinise(b, start);
+}
+
+bool gd_text_disguised(struct gd_str s)
+{
+    bool latin = false, alike = false, shown = false; /* of the word in hand; the character before */
+    for (size_t i = 0; i < s.len;) {
+        uint32_t cp = 0xFFFD;
+        const int n = gd_utf8_next(s, i, &cp);
+        i += (size_t)(n < 0 ? -n : n);
+        cp = n < 0 ? 0xFFFD : cp;
+        const bool picture = in(cp, 0xFE0E, 0xFE0F); /* of a digit, say: an ordinary emoji */
+        if (is_tag(cp) || (shown && gd_text_invisible(cp) && !picture))
+            return true;
+        const bool l = is_latin(cp), o = is_greek_or_cyrillic(cp);
+        latin = (latin && o) || l;
+        alike = (alike && (l || o)) || (o && looks_like(cp) != 0);
+        if (latin && alike)
+            return true;
+        shown = in(cp, 0x21, 0x7E);
+    }
+    return false;
 }
 
 static bool is_upper(char c)

@@ -13,6 +13,10 @@ bool gd_text_blank(struct gd_str text);
 /* Appends F(s). */
 void gd_text_fold(struct gd_buf *b, struct gd_str s);
 
+/* Whether F makes s look like something that it is not: a word of letters of several alphabets, or a
+ * character that is not shown behind ASCII that is. */
+bool gd_text_disguised(struct gd_str s);
+
 /* Whether C changes s; makes s, in place, C(s) when it does. */
 bool gd_text_in_capitals(struct gd_str s);
 void gd_text_uncapitalise(char *s, size_t n);

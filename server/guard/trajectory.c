@@ -126,23 +126,34 @@ static size_t values_at_most(struct gd_str s)
     return n;
 }
 
-int gd_tb_value(struct gd_traj_builder *b, struct gd_str text, const struct gd_json **out)
+/* Rule V within a budget of values. *unread: it may be JSON, and was too much of it. */
+static int read_value(struct gd_traj_builder *b, struct gd_str text, uint32_t *left,
+                      const struct gd_json **out, bool *unread)
 {
     *out = NULL;
+    *unread = false;
     const struct gd_str s = gd_text_trim(text);
     if (!is_bracketed(s))
         return GD_OK;
     const size_t values = values_at_most(s);
-    if (values > b->nodes_left)
+    *unread = values > *left;
+    if (*unread)
         return GD_OK;
-    b->nodes_left -= (uint32_t)values;
+    *left -= (uint32_t)values;
     const int rc = gd_json_parse(b->arena, s, &GD_JSON_REQUEST_LIMITS, out, NULL);
     if (rc == GD_ENOMEM)
         return gd_err_set(b->err, GD_ENOMEM, "not enough memory for the trajectory");
+    *unread = rc == GD_ELIMIT;
     if (rc != GD_OK)
         *out = NULL;
     gd_tb_payload(b, *out);
     return GD_OK;
+}
+
+int gd_tb_value(struct gd_traj_builder *b, struct gd_str text, const struct gd_json **out)
+{
+    bool unread;
+    return read_value(b, text, &b->nodes_left, out, &unread);
 }
 
 int gd_tb_take(struct gd_traj_builder *b, struct gd_buf *buf, struct gd_str *out)
@@ -156,6 +167,23 @@ int gd_tb_take(struct gd_traj_builder *b, struct gd_buf *buf, struct gd_str *out
     return GD_OK;
 }
 
+/* Whether a text or a name in it is written to look like something else (text.h). */
+static bool has_disguise(const struct gd_json *v)
+{
+    if (gd_text_disguised(v->key) || (v->type == GD_JSON_STRING && gd_text_disguised(v->str)))
+        return true;
+    for (const struct gd_json *c = v->child; c; c = c->next) {
+        if (has_disguise(c))
+            return true;
+    }
+    return false;
+}
+
+static bool is_disguised(const struct gd_event *call)
+{
+    return call->payload ? has_disguise(call->payload) : gd_text_disguised(call->text);
+}
+
 int gd_tb_arguments(struct gd_traj_builder *b, const struct gd_json *args, const char *path,
                     struct gd_event *call)
 {
@@ -164,24 +192,50 @@ int gd_tb_arguments(struct gd_traj_builder *b, const struct gd_json *args, const
     gd_tb_payload(b, args);
     if (args->type == GD_JSON_OBJECT) {
         call->payload = args;
+        b->out->flags |= is_disguised(call) ? GD_TRAJ_F_DOUBT : 0;
         return GD_OK;
     }
     if (args->type != GD_JSON_STRING)
         return gd_err_set(b->err, GD_EFIELD, "%s must be a string or an object, is %s", path,
                           gd_json_type_name(args));
+    bool unread;
     call->text = args->str;
-    return gd_tb_value(b, args->str, &call->payload);
+    const int rc = read_value(b, args->str, &b->args_left, &call->payload, &unread);
+    if (unread || (rc == GD_OK && is_disguised(call)))
+        b->out->flags |= GD_TRAJ_F_DOUBT;
+    return rc;
 }
 
-/* OpenAI {type, function: {...}}, MCP {name, inputSchema} and bare {name, parameters}. */
+/* The input schema. More than one of them is a doubt: which does the client read? */
+static const struct gd_json *read_schema(struct gd_traj_builder *b, const struct gd_json *def,
+                                         bool listed)
+{
+    static const char *const members[] = {"inputSchema", "parameters", "input_schema"};
+    const struct gd_json *found = NULL;
+    for (size_t i = 0; i < (listed ? 1 : sizeof members / sizeof members[0]); i++) {
+        const struct gd_json *schema = gd_json_get(def, members[i]);
+        if (!gd_json_is(schema, GD_JSON_OBJECT))
+            continue;
+        if (found)
+            b->out->flags |= GD_TRAJ_F_DOUBT;
+        found = found ? found : schema;
+    }
+    return found;
+}
+
+/* MCP {name, inputSchema}; where it is not listed by a server also OpenAI {type, function: {...}} and
+ * bare {name, parameters}. */
 static int read_tool(struct gd_traj_builder *b, const struct gd_json *def, const char *path,
-                     struct gd_tool *tool)
+                     bool listed, struct gd_tool *tool)
 {
     if (!gd_json_is(def, GD_JSON_OBJECT))
         return gd_err_set(b->err, GD_EFIELD, "%s must be an object, is %s", path,
                           gd_json_type_name(def));
     const struct gd_json *f = gd_json_get(def, "function");
-    const bool nested = gd_json_is(f, GD_JSON_OBJECT);
+    const bool both = gd_json_is(f, GD_JSON_OBJECT) && gd_json_get(def, "name") != NULL;
+    const bool nested = gd_json_is(f, GD_JSON_OBJECT) && !listed && !both;
+    if (both && !listed)
+        b->out->flags |= GD_TRAJ_F_DOUBT; /* the outer one is read, as an MCP client does */
     char where[GD_PATH_MAX + 16];
     (void)snprintf(where, sizeof where, "%s.%s", path, nested ? "function." : "");
     f = nested ? f : def;
@@ -190,15 +244,12 @@ static int read_tool(struct gd_traj_builder *b, const struct gd_json *def, const
         rc = gd_json_want_str(f, where, "description", false, &tool->description, b->err);
     if (rc != GD_OK)
         return rc;
-    static const char *const members[] = {"parameters", "inputSchema", "input_schema"};
-    for (size_t i = 0; i < sizeof members / sizeof members[0] && !tool->schema; i++) {
-        const struct gd_json *schema = gd_json_get(f, members[i]);
-        tool->schema = gd_json_is(schema, GD_JSON_OBJECT) ? schema : NULL;
-    }
+    tool->schema = read_schema(b, f, listed);
     return GD_OK;
 }
 
-int gd_tb_catalogue(struct gd_traj_builder *b, const struct gd_json *tools, const char *path)
+int gd_tb_catalogue(struct gd_traj_builder *b, const struct gd_json *tools, const char *path,
+                    bool listed)
 {
     struct gd_trajectory *t = b->out;
     if (!gd_json_is(tools, GD_JSON_ARRAY))
@@ -226,7 +277,7 @@ int gd_tb_catalogue(struct gd_traj_builder *b, const struct gd_json *tools, cons
         if (rc != GD_OK)
             return rc;
         t->tools = array;
-        rc = read_tool(b, def, where, &t->tools[t->n_tools]);
+        rc = read_tool(b, def, where, listed, &t->tools[t->n_tools]);
         if (rc != GD_OK)
             return rc;
         t->n_tools++;
@@ -310,7 +361,7 @@ static int read_form(struct gd_traj_builder *b, const struct gd_json *request)
         return gd_err_set(b->err, GD_EFIELD,
                           "the request must have exactly one of 'messages', 'frames' and 'mci'");
     const struct gd_json *tools = present(request, "tools");
-    int rc = tools ? gd_tb_catalogue(b, tools, "tools") : GD_OK;
+    int rc = tools ? gd_tb_catalogue(b, tools, "tools", false) : GD_OK;
     if (rc != GD_OK)
         return rc;
     if (messages)
@@ -322,7 +373,11 @@ int gd_trajectory_parse(struct gd_arena *a, const struct gd_json *request,
                         struct gd_trajectory *out, struct gd_err *err)
 {
     struct gd_traj_builder b = {
-        .arena = a, .err = err, .out = out, .nodes_left = GD_REQUEST_NODES_MAX};
+        .arena = a,
+        .err = err,
+        .out = out,
+        .nodes_left = GD_REQUEST_NODES_MAX - GD_ARGUMENTS_NODES_MAX,
+        .args_left = GD_ARGUMENTS_NODES_MAX};
     memset(out, 0, sizeof *out);
     out->step = -1;
     if (!gd_json_is(request, GD_JSON_OBJECT))

@@ -15,7 +15,8 @@ struct gd_traj_builder {
     struct gd_err *err;
     struct gd_trajectory *out;
     uint32_t events_cap, tools_cap;
-    uint32_t nodes_left;  /* values that strings read as JSON may still hold */
+    uint32_t nodes_left;  /* values that results and other strings read as JSON may still hold */
+    uint32_t args_left;   /* the same of arguments */
     struct gd_str server; /* the request's server, may be empty */
     uint32_t *open;       /* calls without result: event indices, oldest first */
     uint32_t n_open, open_cap;
@@ -52,8 +53,10 @@ int gd_tb_take(struct gd_traj_builder *b, struct gd_buf *buf, struct gd_str *out
 int gd_tb_arguments(struct gd_traj_builder *b, const struct gd_json *args, const char *path,
                     struct gd_event *call);
 
-/* A catalogue event of an array of tool definitions; an empty array makes no event. */
-int gd_tb_catalogue(struct gd_traj_builder *b, const struct gd_json *tools, const char *path);
+/* A catalogue event of an array of tool definitions; an empty array makes no event. listed: as a
+ * server lists them (tools/list), and no other form. */
+int gd_tb_catalogue(struct gd_traj_builder *b, const struct gd_json *tools, const char *path,
+                    bool listed);
 
 /* trajectory_content.c: content of a message (string, null or parts), and of a tool result. */
 int gd_tb_content(struct gd_traj_builder *b, const struct gd_json *content, const char *path,

@@ -48,11 +48,23 @@ static void put_resource(struct gd_buf *b, const struct gd_json *r)
 
 static void put_link(struct gd_buf *b, const struct gd_json *part)
 {
-    gd_buf_z(b, "[resource_link ");
-    gd_buf_str(b, member(part, "name"));
-    gd_buf_z(b, " ");
-    gd_buf_str(b, member(part, "uri"));
+    static const char *const members[] = {"name", "uri", "title", "description"};
+    gd_buf_z(b, "[resource_link");
+    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+        const struct gd_str s = member(part, members[i]);
+        if (s.ptr) {
+            gd_buf_z(b, " ");
+            gd_buf_str(b, s);
+        }
+    }
     gd_buf_z(b, "]");
+}
+
+/* Types whose text is all that a client takes from them. */
+static bool is_text(struct gd_str type)
+{
+    return type.len == 0 || gd_str_eqz(type, "text") || gd_str_eqz(type, "input_text") ||
+           gd_str_eqz(type, "output_text");
 }
 
 static void put_part(struct gd_buf *b, const struct gd_json *part)
@@ -63,7 +75,7 @@ static void put_part(struct gd_buf *b, const struct gd_json *part)
         gd_buf_str(b, part->str);
         return;
     }
-    if (gd_json_is(text, GD_JSON_STRING)) {
+    if (is_text(type) && gd_json_is(text, GD_JSON_STRING)) {
         gd_buf_str(b, text->str);
         return;
     }

@@ -3,7 +3,9 @@
  *
  * Requests are kept by (server, id) until their response; 1 and "1" are two ids. Frames do not say
  * which way they went, and a server's own requests (sampling, elicitation, roots, ping) number on
- * their own: where one id waits in both directions, the shape of the response decides. A tools/call
+ * their own: where one id waits in both directions, the shape of the response decides, and whatever
+ * a client could take for the result of the call is shown as that, with a doubt: a server that makes
+ * a request with the id of a call must not be able to hide its answer. A tools/call
  * that answers an input_required result with the same requestState (or without any, with
  * inputResponses), name and arguments is the same logical call and no new event. */
 #include "text.h"
@@ -13,7 +15,7 @@
 
 #define FRAMES_MAX (2 * GD_EVENTS_MAX) /* bounds the search for ids */
 
-enum request_kind { REQUEST_CALL, REQUEST_LIST, REQUEST_OTHER };
+enum request_kind { REQUEST_CALL, REQUEST_LIST, REQUEST_OTHER, REQUEST_KINDS };
 
 struct request {
     enum request_kind kind;
@@ -66,24 +68,42 @@ static bool is_client_reply(const struct gd_json *result)
             gd_json_get(result, "roots") || gd_json_get(result, "role"));
 }
 
+/* What a client takes from the result of a tool. */
+static bool has_tool_content(const struct gd_json *result)
+{
+    return gd_json_is(gd_json_get(result, "content"), GD_JSON_ARRAY) ||
+           gd_json_get(result, "structuredContent") != NULL;
+}
+
+static bool is_list(const struct gd_json *result)
+{
+    return gd_json_is(gd_json_get(result, "tools"), GD_JSON_ARRAY) && !has_tool_content(result);
+}
+
 /* The request that a response answers, newest first, or NULL. */
 static struct request *find_request(struct frames *f, const struct gd_json *id,
                                     const struct gd_json *result)
 {
-    struct request *ours = NULL;
-    struct request *other = NULL;
+    struct request *of[REQUEST_KINDS] = {NULL};
     for (uint32_t i = f->n; i-- > 0 && id;) {
         struct request *r = &f->requests[i];
-        if (!r->waiting || !same_id(r->id, id) || !gd_str_eq(r->server, f->server))
-            continue;
-        if (r->kind == REQUEST_OTHER)
-            other = other ? other : r;
-        else
-            ours = ours ? ours : r;
+        if (r->waiting && !of[r->kind] && same_id(r->id, id) && gd_str_eq(r->server, f->server))
+            of[r->kind] = r;
     }
-    if (ours && other)
-        return is_client_reply(result) ? other : ours;
-    return ours ? ours : other;
+    struct request *call = of[REQUEST_CALL], *list = of[REQUEST_LIST], *other = of[REQUEST_OTHER];
+    if (call && (list || other)) {
+        if (list && is_list(result))
+            call = list;
+        else if (other && is_client_reply(result) && !has_tool_content(result))
+            call = other;
+        /* a client that reads on, where its own reply was expected or a list, must be seen to */
+        else if (list || is_client_reply(result))
+            f->b->out->flags |= GD_TRAJ_F_DOUBT;
+        return call;
+    }
+    if (list && other)
+        return is_client_reply(result) ? other : list;
+    return call ? call : list ? list : other;
 }
 
 /* The call whose input_required result this request answers, or NULL. */
@@ -193,7 +213,7 @@ static int add_list(struct frames *f, const struct gd_json *result)
         return GD_OK; /* an error, or an empty answer */
     const struct gd_str server = f->b->server;
     f->b->server = f->server;
-    const int rc = gd_tb_catalogue(f->b, tools, where);
+    const int rc = gd_tb_catalogue(f->b, tools, where, true);
     f->b->server = server;
     return rc;
 }
@@ -219,12 +239,14 @@ static int add_response(struct frames *f, const struct gd_json *frame, const str
     if (!r)
         return add_unasked(f, frame, result);
     r->waiting = false;
+    gd_tb_payload(f->b, result);
     if (r->kind == REQUEST_OTHER)
         return GD_OK;
     if (r->kind == REQUEST_LIST)
-        return add_list(f, result);
+        return has_tool_content(result) ? add_result(f, frame, -1) : add_list(f, result);
     const struct gd_json *type = gd_json_get(result, "resultType");
-    if (gd_json_is(type, GD_JSON_STRING) && gd_str_eqz(type->str, "input_required")) {
+    if (gd_json_is(type, GD_JSON_STRING) && gd_str_eqz(type->str, "input_required") &&
+        !has_tool_content(result)) {
         const struct gd_json *state = gd_json_get(result, "requestState");
         r->input_required = true;
         r->state = gd_json_is(state, GD_JSON_STRING) ? state->str : (struct gd_str){NULL, 0};
@@ -255,6 +277,11 @@ static int add_frame(struct frames *f, const struct gd_json *frame)
         return gd_err_set(b->err, GD_EFIELD,
                           "%s must have exactly one of 'method', 'result', 'error' and 'role'",
                           f->path);
+    if (role && (gd_json_get(frame, "jsonrpc") || gd_json_get(frame, "id")))
+        return gd_err_set(b->err, GD_EFIELD,
+                          "%s has 'role' and is a JSON-RPC message: what was said is told in an "
+                          "object of its own",
+                          f->path);
     if (role)
         return gd_tb_message(b, frame, f->path);
     return method ? add_method(f, frame, method) : add_response(f, frame, result);
@@ -267,12 +294,22 @@ static int add_frame_or_batch(struct frames *f, const struct gd_json *frame, uin
     if (frame->type != GD_JSON_ARRAY)
         return add_frame(f, frame);
     uint32_t k = 0;
+    const uint32_t first = f->b->out->n_events;
     for (const struct gd_json *m = frame->child; m; m = m->next, k++) {
         (void)snprintf(f->path, sizeof f->path, "frames[%u][%u]", (unsigned)i, (unsigned)k);
         const int rc = add_frame(f, m);
         if (rc != GD_OK)
             return rc;
     }
+    bool calls = false, results = false;
+    for (uint32_t e = first; e < f->b->out->n_events; e++) {
+        calls = calls || f->b->out->events[e].kind == GD_EVENT_CALL;
+        results = results || f->b->out->events[e].kind == GD_EVENT_RESULT;
+    }
+    if (calls && results)
+        return gd_err_set(f->b->err, GD_EFIELD,
+                          "frames[%u] holds a tools/call and the result of one: nobody sends both",
+                          (unsigned)i);
     return GD_OK;
 }
 

@@ -74,6 +74,7 @@ static const struct gd_policy_choice *most_probable(const struct gd_policy *p,
 struct doubts {
     bool truncated; /* events were left out */
     bool ambiguous; /* parsers may read a payload differently */
+    bool twofold;   /* somebody may have read something else in it */
     bool unjudged;  /* every risk of the policy is masked */
 };
 
@@ -83,10 +84,11 @@ static void write_reason(const struct gd_trajectory *traj, struct doubts d, stru
     char step[32] = "";
     if (traj->step >= 0)
         (void)snprintf(step, sizeof step, "step %d, ", (int)traj->step);
-    (void)snprintf(v->reason, sizeof v->reason, "%s: %s (%srisk %.2f)%s%s%s", info->name,
+    (void)snprintf(v->reason, sizeof v->reason, "%s: %s (%srisk %.2f)%s%s%s%s", info->name,
                    info->meaning, step, v->risk,
                    d.truncated ? "; events were left out, the context is full" : "",
                    d.ambiguous ? "; a payload has duplicate keys or invalid text" : "",
+                   d.twofold ? "; a part of it may be read in two ways" : "",
                    d.unjudged ? "; no risk of the policy can be judged here" : "");
 }
 
@@ -102,10 +104,11 @@ int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj,
     if (rc != GD_OK)
         return rc;
     const struct gd_policy_choice *risk = most_probable(p, &v, true);
-    const struct doubts d = {.truncated = truncated,
-                             .ambiguous =
-                                 (traj->flags & (GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8)) != 0,
-                             .unjudged = risk == NULL};
+    const struct doubts d = {
+        .truncated = truncated,
+        .ambiguous = (traj->flags & (GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8)) != 0,
+        .twofold = (traj->flags & GD_TRAJ_F_DOUBT) != 0,
+        .unjudged = risk == NULL};
     v.risk = 1 - v.scores[GD_LABEL_APPROPRIATE];
     if (!isfinite(v.risk))  /* GCOVR_EXCL_BR_LINE: scores are finite; were they not, no verdict */
         return GD_ENUMERIC; /* GCOVR_EXCL_LINE */
@@ -116,7 +119,7 @@ int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj,
     write_reason(traj, d, &v);
     if (v.flagged)
         v.action = v.risk >= p->block_threshold ? GD_ACTION_BLOCK : GD_ACTION_REVIEW;
-    else if (d.truncated || d.ambiguous || d.unjudged)
+    else if (d.truncated || d.ambiguous || d.twofold || d.unjudged)
         v.action = GD_ACTION_REVIEW;
     else if (v.risk < p->flag_threshold) /* GCOVR_EXCL_BR_LINE: else it is flagged or unjudged */
         v.action = GD_ACTION_ALLOW;

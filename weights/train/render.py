@@ -44,7 +44,9 @@ _INVISIBLE = (
 _PLAIN = {c: chr(c - 0xFEE0) for a, b in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)) for c in range(a, b + 1)}
 _PLAIN.update((c, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[(c - 0x1D400) % 52]) for c in range(0x1D400, 0x1D6A4))
 _PLAIN.update((c, "0123456789"[(c - 0x1D7CE) % 10]) for c in range(0x1D7CE, 0x1D800))
-_PLAIN.update((c, None) for a, b in _INVISIBLE for c in range(a, b + 1))
+_HIDDEN = {c for a, b in _INVISIBLE for c in range(a, b + 1)}
+_PLAIN.update((c, None) for c in _HIDDEN)
+_PLAIN.update((c, chr(c - 0xE0000)) for c in range(0xE0020, 0xE007F))
 _LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
 _OTHER = (
     "\u0370-\u0373\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u03f5\u03f7-\u0481\u048a-\u052f"
@@ -118,7 +120,7 @@ def _shown(text):
     """Characters that are not shown, as escapes."""
     if text.isascii():
         return text
-    return "".join("\\u%04x" % ord(c) if _PLAIN.get(ord(c), c) is None else c for c in text)
+    return "".join("\\u%04x" % ord(c) if ord(c) in _HIDDEN else c for c in text)
 
 
 def name_text(text):
