@@ -307,6 +307,34 @@ static void test_full_queue_and_drain(void **state)
     assert_true(drained >= GD_QUEUE_MAX - 40);
 }
 
+/* From GD_QUEUE_BATCH_MAX tickets on, finished ones too, who has others here gets no more of them. */
+static void test_room_for_others(void **state)
+{
+    (void)state;
+    static struct gd_ticket *t[GD_QUEUE_BATCH_MAX + 1];
+    struct gd_engine *e = open_engine(1);
+    struct gd_score got;
+    uint32_t n = 0;
+    while (n < GD_QUEUE_BATCH_MAX) {
+        struct gd_score_request req = request(3, 3 + n % 8);
+        req.n_before = n;
+        assert_true(gd_engine_has_room(e));
+        assert_int_equal(gd_engine_submit(e, &req, &t[n++], NULL), GD_OK);
+    }
+    struct gd_score_request more = request(3, 11), first = more;
+    more.n_before = 1;
+    assert_false(gd_engine_has_room(e));
+    assert_int_equal(gd_engine_submit(e, &more, &t[n], NULL), GD_EBUSY);
+    assert_int_equal(gd_engine_submit(e, &first, &t[n], NULL), GD_OK);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_int_equal(gd_engine_wait(e, t[i == 0 ? n : 0], NULL, NULL, &got, NULL), GD_OK);
+    assert_true(gd_engine_has_room(e));
+    assert_int_equal(gd_engine_submit(e, &more, &t[0], NULL), GD_OK);
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(gd_engine_wait(e, t[i], NULL, NULL, &got, NULL), GD_OK);
+    gd_engine_close(e);
+}
+
 /* ---- deadlines and callers that leave ---- */
 
 static void test_deadlines(void **state)
@@ -761,6 +789,7 @@ int main(void)
         cmocka_unit_test(test_growing),
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_full_queue_and_drain),
+        cmocka_unit_test(test_room_for_others),
         cmocka_unit_test(test_refused_by_time),
         cmocka_unit_test(test_shared_history),
         cmocka_unit_test(test_gone),

@@ -1,9 +1,10 @@
 """Batches: a list or lines, in order, each line as soon as it is known; errors in their place."""
 import json
 import socket
+import threading
 
 import pytest
-from conftest import CITY_WORDS, call, patient, pending_request, responses, run_threads, unique, user
+from conftest import CITY_WORDS, call, eventually, patient, pending_request, responses, run_threads, unique, user
 
 NDJSON = {"Accept": "application/x-ndjson"}
 GET = b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -220,6 +221,32 @@ def test_items_are_packed(start):
     assert after["guardian_engine_sequences_total"] == before["guardian_engine_sequences_total"] + 32
     assert after["guardian_engine_steps_total"] < before["guardian_engine_steps_total"] + 24
     assert after["guardian_batch_size_sum"] >= before["guardian_batch_size_sum"] + 32
+
+
+def test_batches_leave_places_for_others(start):
+    """More items than the queue has places, all at once: each gets its verdict, and so does a single request meanwhile."""
+    s = start("--max-queue-ms", "600000", "--verdict-cache", "0")
+    done, verdicts = threading.Event(), []
+
+    def many(i):
+        r = s.batch({"items": [patient(unique(), 90) for _ in range(64)]})
+        assert r.status == 200, r.body
+        verdicts.extend("action" in x for x in r.json["data"])
+        if len(verdicts) == 12 * 64:
+            done.set()
+
+    def single(i):
+        eventually(lambda: s.metrics()["guardian_requests_waiting"] > 200)
+        n = 0
+        while not done.is_set() and n < 20:
+            r = s.guard(patient(unique(), 5))
+            assert r.status == 200, r.body
+            n += 1
+        assert n > 0
+
+    run_threads(13, lambda i: single(i) if i == 12 else many(i))
+    assert len(verdicts) == 12 * 64 and all(verdicts)
+    assert s.stop() == 0
 
 
 def test_sessions_are_told_in_lines(server):
