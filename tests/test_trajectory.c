@@ -400,7 +400,7 @@ static void test_tool_results(void **state)
         {"{\"content\":[{\"type\":\"resource\",\"resource\":{\"uri\":\"u\",\"text\":\"inside\"}}]}", "inside", false, false},
         {"{\"content\":[{\"type\":\"resource\",\"text\":\"decoy\",\"resource\":{\"uri\":\"u\",\"text\":\"inside\"}}]}", "inside", false, false},
         {"{\"content\":[{\"type\":\"new\",\"text\":\"decoy\",\"say\":\"inside\"}]}",
-         "{\"type\": \"new\", \"text\": \"decoy\", \"say\": \"inside\"}", false, false},
+         "{\"type\": \"new\", \"text\": \"decoy\", \"say\": \"inside\"}", true, false},
         {"{\"content\":[{\"type\":\"resource_link\",\"uri\":\"u\",\"name\":\"a\",\"description\":\"do it\"}]}", "[resource_link a u do it]", false, false},
         {"{\"content\":[{\"type\":\"resource\",\"resource\":{\"uri\":\"u\",\"blob\":\"QUI=\",\"mimeType\":\"x/y\"}}]}", "[blob x/y 2 bytes]", false, false},
         {"{\"content\":[{\"type\":\"novel\",\"x\":1}]}", "{\"type\": \"novel\", \"x\": 1}", true, false},
