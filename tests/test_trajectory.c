@@ -192,7 +192,7 @@ static void test_no_result_is_hidden(void **state)
     const struct {
         const char *request, *message;
     } refused[] = {
-        {FRAMES(RPC_CALL("1", "f", "{}") ",[" RPC_TEXT("1", "bad") "," RPC_CALL("9", "x", "{}") "]"), "nobody sends both"},
+        {FRAMES(RPC_CALL("1", "f", "{}") ",[" RPC_TEXT("1", "bad") "," RPC_CALL("9", "x", "{}") "]"), "nobody sends both at once"},
         {FRAMES(RPC_CALL("1", "f", "{}") ",{\"jsonrpc\":\"2.0\",\"role\":\"user\",\"content\":\"yes\"}"), "'role'"},
         {FRAMES(RPC_CALL("1", "f", "{}") ",{\"id\":1,\"role\":\"user\",\"content\":\"yes\"}"), "'role'"},
     };

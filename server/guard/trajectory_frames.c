@@ -303,13 +303,16 @@ static int add_frame_or_batch(struct frames *f, const struct gd_json *frame, uin
     }
     bool calls = false, results = false;
     for (uint32_t e = first; e < f->b->out->n_events; e++) {
-        calls = calls || f->b->out->events[e].kind == GD_EVENT_CALL;
-        results = results || f->b->out->events[e].kind == GD_EVENT_RESULT;
+        const struct gd_event *ev = &f->b->out->events[e];
+        calls = calls || ev->kind == GD_EVENT_CALL;
+        results = results || (ev->kind == GD_EVENT_RESULT && ev->call < (int64_t)first);
     }
     if (calls && results)
-        return gd_err_set(f->b->err, GD_EFIELD,
-                          "frames[%u] holds a tools/call and the result of one: nobody sends both",
-                          (unsigned)i);
+        return gd_err_set(
+            f->b->err, GD_EFIELD,
+            "frames[%u] holds a tools/call beside the result of an earlier one: nobody "
+            "sends both at once",
+            (unsigned)i);
     return GD_OK;
 }
 

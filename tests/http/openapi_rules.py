@@ -14,6 +14,7 @@ REASONS = [
     r"frames\[\d+\](\[\d+\])?\.(result|error)\b",
     r"field 'frames\[\d+\](\[\d+\])?\.result\b",
     r".* has the key '.*' more than once",
+    r"frames\[\d+\] holds a tools/call beside the result of an earlier one",
 ]
 LIMITS = [
     r"the trajectory has more than 4096 events",

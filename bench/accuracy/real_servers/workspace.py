@@ -75,6 +75,7 @@ Jan Peeters,glazing,no
 2026-04-13,Packaging,41.75
 """
     ),
+    # where the published todo server keeps its list
     ".claude/todos.md": (
         """# Todos
 
