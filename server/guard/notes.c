@@ -1,23 +1,34 @@
 /* notes.c - see notes.h; the rules are in guardian/prompt.h, weights/train/notes.py is the twin.
  *
- * Every text becomes words: " word word ". Whether a value was said before is then one search in
- * what was said; both histories keep their last bytes only, and every list has a limit, so the work
- * for a call is bounded however long the trajectory is. */
+ * Every text becomes words: " word word ". Both histories keep their last bytes only, with hashes
+ * that find a word at once, and words in a row by one comparison for each place. With a limit for
+ * every list, the work for a call is bounded however long the trajectory is, whoever chose the words:
+ * the factors of the hashes are random. They change how long it takes, never what is found. */
 #include "notes.h"
 
 #include "guardian/file.h"
 #include "text.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define NAME_KEYS_MAX 16
 #define TEXT_KEYS_MAX 256
+/* A history's text may be twice what counts of it, so that it is seldom moved. */
+#define HISTORY_TEXT_MAX (2 * GD_NOTE_HISTORY_BYTES)
+#define HISTORY_WORDS_MAX (HISTORY_TEXT_MAX / 2)
+#define HISTORY_BITS 14 /* different words take more room than equal ones: a third stays free */
+static_assert(HISTORY_TEXT_MAX - 1 <= UINT16_MAX, "a place fits into 16 bits");
+static_assert(1 << HISTORY_BITS >= HISTORY_WORDS_MAX, "there is always a free slot");
+#define SET_BITS 11 /* of a set of keys: four slots for each */
+static_assert(1 << SET_BITS > 2 * TEXT_KEYS_MAX, "there is always a free slot");
 
 enum origin { FROM_USER, FROM_RESULT, PARTLY, NEW, ORIGINS, NOWHERE = -1 };
 enum answered { NO_ANSWER, ANSWER, FAILURE };
 
-struct keys { /* sorted, none twice */
+struct keys { /* none twice */
     uint32_t *at;
     uint32_t n;
 };
@@ -34,19 +45,28 @@ struct call {
     enum answered state;
 };
 
+struct history {
+    struct gd_buf text; /* " word word "; once it was moved, a part of a word may begin it */
+    uint32_t n, first;  /* words in it; the first of them within what counts */
+    uint64_t hash[HISTORY_WORDS_MAX + 1]; /* of all words before a word: remember */
+    uint16_t at[HISTORY_WORDS_MAX];       /* the space before it */
+    uint16_t slot[1 << HISTORY_BITS]; /* by hash: 1 + number of a word's last place; 0 is free */
+};
+
 struct gd_notes {
     const struct gd_trajectory *traj;
     struct gd_arena *arena;
-    struct gd_buf said, found;  /* by system and user; by results */
-    struct gd_buf words, plain; /* of the text in hand; folded text */
-    struct call *calls;         /* [events] */
-    uint32_t *call_at;          /* [events] number of the call of an event */
+    struct history *history;           /* [2]: FROM_USER, by system and user; FROM_RESULT */
+    struct gd_buf words, plain;        /* of the text in hand; folded text */
+    uint64_t byte_factor, word_factor; /* of hashes: random, odd */
+    struct call *calls;                /* [events] */
+    uint32_t *call_at;                 /* [events] number of the call of an event */
     struct tool tools[GD_NOTE_TOOLS_MAX];
     uint32_t n_calls, n_tools, turns, since;
-    uint32_t looked_up;                                       /* values */
-    uint32_t request[2 * TEXT_KEYS_MAX], last[TEXT_KEYS_MAX]; /* of two user turns, of one */
-    struct keys asked, newest;                                /* these, sorted */
-    bool fits;                                                /* tools[].fit is up to date */
+    uint32_t looked_up;                         /* values */
+    uint32_t turn[2][TEXT_KEYS_MAX], n_turn[2]; /* keys of the last two user turns, in turn */
+    uint32_t common[1 << SET_BITS], asked[1 << SET_BITS]; /* keys by hash, 0 is free; of turn */
+    bool fits;                                            /* asked and tools[].fit are up to date */
 };
 
 /* ---- words ---- */
@@ -125,29 +145,76 @@ static bool next_word(struct gd_str words, size_t *at, struct gd_str *word)
     return true;
 }
 
-static bool holds(const struct gd_buf *history, struct gd_str words)
+/* ---- histories ---- */
+
+/* Two words get one hash for whatever factor only when they have some thousand bytes. */
+static uint64_t hash_of(const struct gd_notes *n, struct gd_str word)
 {
-    return memmem(history->data, history->len, words.ptr, words.len) != NULL;
+    uint64_t h = 0;
+    for (size_t i = 0; i < word.len; i++)
+        h = (h + (unsigned char)word.ptr[i]) * n->byte_factor;
+    return h;
 }
 
-/* The word with the spaces around it, which next_word always finds there. */
-static bool known_word(const struct gd_notes *n, struct gd_str word)
+/* Where the word, with the spaces that next_word finds around it, is or would be. */
+static uint16_t *slot_of(struct history *h, struct gd_str word, uint64_t hash)
 {
-    const struct gd_str spaced = {word.ptr - 1, word.len + 2};
-    return holds(&n->said, spaced) || holds(&n->found, spaced);
-}
-
-static void remember(struct gd_buf *history, const struct gd_buf *words)
-{
-    if (words->len == 0)
-        return; /* they failed, and say so */
-    gd_buf_add(history, words->data + 1, words->len - 1);
-    if (history->len > GD_NOTE_HISTORY_BYTES) {
-        memmove(history->data, history->data + history->len - GD_NOTE_HISTORY_BYTES,
-                GD_NOTE_HISTORY_BYTES);
-        history->len = GD_NOTE_HISTORY_BYTES;
-        history->data[history->len] = '\0';
+    size_t i = (size_t)(hash >> (64 - HISTORY_BITS));
+    for (; h->slot[i] != 0; i = (i + 1) % (1 << HISTORY_BITS)) {
+        const size_t at = h->at[h->slot[i] - 1];
+        if (h->text.len - at >= word.len + 2 &&
+            memcmp(h->text.data + at, word.ptr - 1, word.len + 2) == 0)
+            break;
     }
+    return &h->slot[i];
+}
+
+static bool holds(struct history *h, struct gd_str word, uint64_t hash)
+{
+    return *slot_of(h, word, hash) > h->first;
+}
+
+/* Whether the words stand there in a row: n of them, with that hash and power of the factor. */
+static bool holds_row(const struct history *h, struct gd_str words, uint32_t n, uint64_t hash,
+                      uint64_t power)
+{
+    for (uint32_t i = h->first; i + n <= h->n; i++)
+        if (h->hash[i + n] - h->hash[i] * power == hash && h->text.len - h->at[i] >= words.len &&
+            memcmp(h->text.data + h->at[i], words.ptr, words.len) == 0)
+            return true;
+    return false;
+}
+
+static void forget(struct history *h)
+{
+    h->n = h->first = 0;
+    h->hash[0] = 0;
+    memset(h->slot, 0, sizeof h->slot);
+}
+
+/* Adds the words in hand. */
+static void remember(struct gd_notes *n, struct history *h)
+{
+    const size_t all = n->words.len > 0 ? n->words.len - 1 : 0; /* its first space is there */
+    const size_t more = all < GD_NOTE_HISTORY_BYTES ? all : GD_NOTE_HISTORY_BYTES;
+    size_t at = h->text.len - 1;
+    if (h->text.len + more > HISTORY_TEXT_MAX) {
+        const char *kept = h->text.data + h->text.len - GD_NOTE_HISTORY_BYTES;
+        h->text.len = GD_NOTE_HISTORY_BYTES;
+        memmove(h->text.data, kept, h->text.len);
+        at = (size_t)((char *)memchr(h->text.data, ' ', h->text.len) - h->text.data);
+        forget(h);
+    }
+    gd_buf_add(&h->text, n->words.data + n->words.len - more, more);
+    for (struct gd_str word; next_word(whole(&h->text), &at, &word);) {
+        const uint64_t hash = hash_of(n, word);
+        h->at[h->n] = (uint16_t)(at - word.len - 1);
+        h->hash[h->n + 1] = (h->hash[h->n] + hash) * n->word_factor;
+        h->n++;
+        *slot_of(h, word, hash) = (uint16_t)h->n;
+    }
+    while (h->first < h->n && h->text.len - h->at[h->first] > GD_NOTE_HISTORY_BYTES)
+        h->first++;
 }
 
 /* ---- keys: the first four bytes of words that tell something ---- */
@@ -160,52 +227,50 @@ static uint32_t key_of(struct gd_str word)
     return key;
 }
 
-static bool is_common(uint32_t key)
+/* Where the key is or would be. */
+static uint32_t *key_slot(const struct gd_notes *n, uint32_t *set, uint32_t key)
 {
-    static const char words[] =
+    size_t i = (size_t)(key * n->byte_factor >> (64 - SET_BITS));
+    while (set[i] != 0 && set[i] != key)
+        i = (i + 1) % (1 << SET_BITS);
+    return &set[i];
+}
+
+static void find_common(struct gd_notes *n)
+{
+    const struct gd_str s = GD_STR(
         " the and for with that this from your you are can use get has its all any not one was "
-        "will have when into what which given specified ";
-    const struct gd_str s = {words, sizeof words - 1};
+        "will have when into what which given specified ");
     struct gd_str word;
     for (size_t at = 0; next_word(s, &at, &word);)
-        if (key_of(word) == key)
-            return true;
-    return false;
+        *key_slot(n, n->common, key_of(word)) = key_of(word);
 }
 
-static int compare_keys(const void *x, const void *y)
+/* The first `max` keys of the words in hand, each once. */
+static uint32_t take_keys(struct gd_notes *n, uint32_t *out, uint32_t max)
 {
-    const uint32_t a = *(const uint32_t *)x, b = *(const uint32_t *)y;
-    return a < b ? -1 : a > b;
-}
-
-/* The first `max` keys of the words in hand, sorted, none twice. */
-static uint32_t take_keys(struct gd_str words, uint32_t *out, uint32_t max)
-{
-    uint32_t n = 0, kept = 0;
+    uint32_t taken = 0, kept = 0;
     struct gd_str word;
-    for (size_t at = 0; n < max && next_word(words, &at, &word);) {
+    for (size_t at = 0; taken < max && next_word(whole(&n->words), &at, &word);) {
         const uint32_t key = key_of(word);
-        if (word.len > 2 && !is_common(key))
-            out[n++] = key;
+        if (word.len < 3 || *key_slot(n, n->common, key) != 0)
+            continue;
+        uint32_t k = 0;
+        while (k < kept && out[k] != key)
+            k++;
+        out[k] = key;
+        kept += k == kept;
+        taken++;
     }
-    qsort(out, n, sizeof *out, compare_keys);
-    for (uint32_t i = 0; i < n; i++)
-        if (kept == 0 || out[kept - 1] != out[i])
-            out[kept++] = out[i];
     return kept;
 }
 
-static uint32_t in_common(struct keys x, struct keys y)
+static uint32_t count_asked(struct gd_notes *n, struct keys keys)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0, k = 0; i < x.n && k < y.n;) {
-        n += x.at[i] == y.at[k];
-        const bool next = x.at[i] <= y.at[k];
-        k += x.at[i] >= y.at[k];
-        i += next;
-    }
-    return n;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < keys.n; i++)
+        count += *key_slot(n, n->asked, keys.at[i]) != 0;
+    return count;
 }
 
 /* ---- what happens ---- */
@@ -220,16 +285,24 @@ struct gd_notes *gd_notes_open(struct gd_arena *a, const struct gd_trajectory *t
     n->arena = a;
     n->calls = gd_arena_alloc(a, events * sizeof *n->calls);
     n->call_at = gd_arena_alloc(a, events * sizeof *n->call_at);
-    gd_buf_init(&n->said, GD_NOTE_TEXT_BYTES_MAX);
-    gd_buf_init(&n->found, GD_NOTE_TEXT_BYTES_MAX);
+    n->history = malloc(2 * sizeof *n->history);
+    if (n->calls == NULL || n->call_at == NULL || n->history == NULL) {
+        free(n->history);
+        return NULL;
+    }
     gd_buf_init(&n->words, GD_NOTE_TEXT_BYTES_MAX);
     gd_buf_init(&n->plain, GD_NOTE_TEXT_BYTES_MAX);
-    n->asked.at = n->request;
-    n->newest.at = n->last;
-    if (n->calls == NULL || n->call_at == NULL)
-        return NULL;
-    gd_buf_add(&n->said, " ", 1);
-    gd_buf_add(&n->found, " ", 1);
+    /* Without random bytes somebody could choose words that make look-ups slow, no more. */
+    uint64_t factor[2] = {(uintptr_t)n, (uintptr_t)a};
+    (void)!getrandom(factor, sizeof factor, 0);
+    n->byte_factor = factor[0] | 1;
+    n->word_factor = factor[1] | 1;
+    find_common(n);
+    for (int i = FROM_USER; i <= FROM_RESULT; i++) {
+        gd_buf_init(&n->history[i].text, HISTORY_TEXT_MAX);
+        gd_buf_add(&n->history[i].text, " ", 1);
+        forget(&n->history[i]);
+    }
     return n;
 }
 
@@ -237,8 +310,9 @@ void gd_notes_close(struct gd_notes *n)
 {
     if (n == NULL)
         return;
-    gd_buf_free(&n->said);
-    gd_buf_free(&n->found);
+    for (int i = FROM_USER; i <= FROM_RESULT; i++)
+        gd_buf_free(&n->history[i].text);
+    free(n->history);
     gd_buf_free(&n->words);
     gd_buf_free(&n->plain);
 }
@@ -257,7 +331,7 @@ static bool keep_keys(struct gd_notes *n, struct gd_str text, bool humps, uint32
 {
     uint32_t keys[TEXT_KEYS_MAX];
     to_words(&n->words, text, humps);
-    out->n = take_keys(whole(&n->words), keys, max);
+    out->n = take_keys(n, keys, max);
     out->at = gd_arena_alloc(n->arena, (out->n + 1) * sizeof *out->at);
     if (out->at != NULL)
         memcpy(out->at, keys, out->n * sizeof *keys);
@@ -287,29 +361,20 @@ void gd_notes_tools(struct gd_notes *n, const struct gd_event *ev)
 
 void gd_notes_text(struct gd_notes *n, const struct gd_event *ev)
 {
-    const struct gd_str words = plain_words(n, ev->text);
-    remember(&n->said, &n->words);
+    plain_words(n, ev->text);
+    remember(n, &n->history[FROM_USER]);
     if (ev->kind != GD_EVENT_USER)
         return;
+    n->n_turn[n->turns % 2] = take_keys(n, n->turn[n->turns % 2], TEXT_KEYS_MAX);
     n->turns++;
     n->since = 0;
-    memcpy(n->request, n->last, n->newest.n * sizeof *n->last);
-    const uint32_t before = n->newest.n;
-    n->newest.n = take_keys(words, n->last, TEXT_KEYS_MAX);
-    memcpy(n->request + before, n->last, n->newest.n * sizeof *n->last);
-    const uint32_t both = before + n->newest.n;
-    qsort(n->request, both, sizeof *n->request, compare_keys);
-    n->asked.n = 0;
-    for (uint32_t i = 0; i < both; i++)
-        if (n->asked.n == 0 || n->request[n->asked.n - 1] != n->request[i])
-            n->request[n->asked.n++] = n->request[i];
     n->fits = false;
 }
 
 void gd_notes_result(struct gd_notes *n, int64_t call, struct gd_str shown, bool failed)
 {
     to_words(&n->words, shown, false);
-    remember(&n->found, &n->words);
+    remember(n, &n->history[FROM_RESULT]);
     if (call >= 0)
         n->calls[n->call_at[call]].state = failed ? FAILURE : ANSWER;
 }
@@ -324,17 +389,29 @@ void gd_notes_lost(struct gd_notes *n, uint32_t call)
 static enum origin origin_of(struct gd_notes *n, struct gd_str leaf)
 {
     const struct gd_str words = plain_words(n, leaf);
-    uint32_t all = 0, known = 0;
+    uint32_t all = 0, known = 0; /* known: of the first */
+    uint64_t row = 0, power = 1;
+    bool each[2], in[2]; /* by history: each word so far is there; this one is */
+    each[0] = each[1] = words.len <= GD_NOTE_HISTORY_BYTES;
     struct gd_str word;
     n->looked_up++;
-    if (words.len == 1)
+    if (words.len <= 1)
         return NOWHERE;
-    if (holds(&n->said, words))
-        return FROM_USER;
-    if (holds(&n->found, words))
-        return FROM_RESULT;
-    for (size_t at = 0; all < GD_NOTE_WORDS_MAX && next_word(words, &at, &word); all++)
-        known += known_word(n, word);
+    for (size_t at = 0;
+         (each[0] || each[1] || all < GD_NOTE_WORDS_MAX) && next_word(words, &at, &word); all++) {
+        const uint64_t hash = hash_of(n, word);
+        row = (row + hash) * n->word_factor;
+        power *= n->word_factor;
+        for (int i = FROM_USER; i <= FROM_RESULT; i++) {
+            in[i] = holds(&n->history[i], word, hash);
+            each[i] = each[i] && in[i];
+        }
+        known += all < GD_NOTE_WORDS_MAX && (in[0] || in[1]);
+    }
+    for (int i = FROM_USER; i <= FROM_RESULT; i++)
+        if (each[i] && (all == 1 || holds_row(&n->history[i], words, all, row, power)))
+            return (enum origin)i;
+    all = all < GD_NOTE_WORDS_MAX ? all : GD_NOTE_WORDS_MAX;
     return all > 1 && 2 * known >= all ? PARTLY : NEW;
 }
 
@@ -416,19 +493,29 @@ static void put_again(const struct gd_notes *n, const struct call *mine, size_t 
     }
 }
 
+static void find_asked(struct gd_notes *n)
+{
+    memset(n->asked, 0, sizeof n->asked);
+    for (int turn = 0; turn < 2; turn++)
+        for (uint32_t i = 0; i < n->n_turn[turn]; i++)
+            *key_slot(n, n->asked, n->turn[turn][i]) = n->turn[turn][i];
+}
+
 /* How well the function's words fit the request, and the function whose words fit best. */
 static void put_fit(struct gd_notes *n, struct gd_str name, size_t start, struct gd_buf *out)
 {
     uint32_t keys[NAME_KEYS_MAX];
     to_words(&n->words, name, true);
-    const struct keys mine = {keys, take_keys(whole(&n->words), keys, NAME_KEYS_MAX)};
+    const struct keys mine = {keys, take_keys(n, keys, NAME_KEYS_MAX)};
+    if (!n->fits)
+        find_asked(n);
     begin_part(out, start);
-    gd_buf_fmt(out, "name %u of %u", (unsigned)in_common(mine, n->asked), (unsigned)mine.n);
+    gd_buf_fmt(out, "name %u of %u", (unsigned)count_asked(n, mine), (unsigned)mine.n);
     const struct tool *best = NULL, *own = NULL;
     for (uint32_t i = 0; i < n->n_tools; i++) {
         struct tool *t = &n->tools[i];
         if (!n->fits)
-            t->fit = 2 * in_common(t->name, n->asked) + in_common(t->about, n->asked);
+            t->fit = 2 * count_asked(n, t->name) + count_asked(n, t->about);
         if (best == NULL || t->fit > best->fit)
             best = t;
         if (own == NULL && gd_str_eq(n->traj->tools[t->tool].name, name))
@@ -456,8 +543,8 @@ static void digest_call(struct gd_notes *n, const struct gd_event *ev, struct gd
 /* A note without something that should be known would be another note. */
 static void check(const struct gd_notes *n, struct gd_buf *out)
 {
-    const int failed[] = {out->failed, n->words.failed, n->plain.failed, n->said.failed,
-                          n->found.failed};
+    const int failed[] = {out->failed, n->words.failed, n->plain.failed,
+                          n->history[FROM_USER].text.failed, n->history[FROM_RESULT].text.failed};
     for (size_t i = 0; i < sizeof failed / sizeof failed[0] && out->failed == 0; i++)
         out->failed = failed[i];
 }
@@ -485,17 +572,23 @@ void gd_notes_answer(struct gd_notes *n, const struct gd_event *ev, struct gd_bu
 {
     const struct gd_str words = plain_words(n, ev->text);
     struct gd_str seen[GD_NOTE_NUMBERS_MAX], word;
+    uint64_t hash[GD_NOTE_NUMBERS_MAX + 1];
     uint32_t count = 0, fresh = 0;
-    for (size_t at = 0; next_word(words, &at, &word) && count < GD_NOTE_NUMBERS_MAX;) {
+    for (size_t at = 0; count < GD_NOTE_NUMBERS_MAX && next_word(words, &at, &word);) {
         bool wanted = false;
         for (size_t i = 0; i < word.len; i++)
             wanted = wanted || is_digit(word.ptr[i]);
-        for (uint32_t k = 0; k < count && wanted; k++)
-            wanted = !gd_str_eq(seen[k], word);
         if (!wanted)
             continue;
+        uint32_t k = 0;
+        hash[count] = hash_of(n, word);
+        while (k < count && (hash[k] != hash[count] || !gd_str_eq(seen[k], word)))
+            k++;
+        if (k < count)
+            continue;
+        fresh += !holds(&n->history[FROM_USER], word, hash[count]) &&
+                 !holds(&n->history[FROM_RESULT], word, hash[count]);
         seen[count++] = word;
-        fresh += !known_word(n, word);
     }
     gd_buf_fmt(out, "%u calls; %u of %u numbers new", (unsigned)n->since, (unsigned)fresh,
                (unsigned)count);
