@@ -165,6 +165,64 @@ static void test_head(void **state)
     expect(&g, 400, "bad_request", "no target");
 }
 
+static void test_host(void **state)
+{
+    static const char *const good[] = {"", "x", "a.b:80", "[::1]:8080", "a%20b"};
+    static const char *const bad[] = {"a b", "a\x7f", "a\xc3\xa9", "a/b", "a@b", "a?b", "a#b"};
+    const struct lines none = {{NULL}};
+    (void)state;
+    for (size_t i = 0; i < N(good) + N(bad); i++) {
+        struct gd_http_request r = head(&none, true);
+        r.headers[0].value = i < N(good) ? good[i] : bad[i - N(good)];
+        struct gd_gate g = framing(&r);
+        expect(&g, i < N(good) ? 0 : 400, i < N(good) ? NULL : "bad_request", r.headers[0].value);
+    }
+}
+
+/* The bytes of a head, before the library has them. */
+static void test_plain_bytes(void **state)
+{
+    static const struct {
+        const char *head;
+        bool plain;
+    } cases[] = {
+        {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", true},   {"GET / HTTP/1.1\r\n\r\n", true},
+        {"GET / HTTP/1.1\nHost: x\r\n\r\n", false},    {"\nGET / HTTP/1.1\r\n\r\n", false},
+        {"\r\nGET / HTTP/1.1\r\n\r\n", false},         {"\r\n", false},
+        {"GET / HTTP/1.1\r\nHost: x\r\n\r\nx", false}, {"GET / HTTP/1.1\r\nHost: x\r\n", false},
+        {"GET / HTTP/1.1\r\n a: b\r\n\r\n", false},    {"GET  HTTP/1.1\r\n\r\n", false},
+    };
+    (void)state;
+    for (size_t i = 0; i < N(cases); i++)
+        if (gd_gate_head_is_plain(cases[i].head, strlen(cases[i].head)) != cases[i].plain)
+            fail_msg("%s", cases[i].head);
+}
+
+static void test_origins(void **state)
+{
+    static const struct {
+        struct lines lines;
+        const char *allowed;
+        int status;
+    } cases[] = {
+        {{{NULL}}, "", 0},
+        {{{"Origin: https://a"}}, "", 403},
+        {{{"Origin: https://a"}}, "https://a", 0},
+        {{{"Origin: https://a"}}, "https://b,https://a", 0},
+        {{{"Origin: https://a"}}, "https://ab,https://b", 403},
+        {{{"Origin: https://b"}}, "https://a", 403},
+        {{{"Origin: "}}, "https://a,", 403},
+        {{{"Origin: https://a", "Origin: https://a"}}, "https://a", 403},
+    };
+    (void)state;
+    for (size_t i = 0; i < N(cases); i++) {
+        struct gd_http_request r = head(&cases[i].lines, true);
+        struct gd_gate g = {.status = 0};
+        gd_gate_origin(&r, cases[i].allowed, &g);
+        assert_int_equal(g.status, cases[i].status);
+    }
+}
+
 /* 63 lines pass, one more is told before anything else is looked at. */
 static void test_number_of_headers(void **state)
 {
@@ -316,6 +374,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_passes),       cmocka_unit_test(test_refused),
         cmocka_unit_test(test_head),         cmocka_unit_test(test_number_of_headers),
+        cmocka_unit_test(test_host),         cmocka_unit_test(test_plain_bytes),
+        cmocka_unit_test(test_origins),
         cmocka_unit_test(test_what_is_told), cmocka_unit_test(test_bodies),
         cmocka_unit_test(test_header_get),
     };

@@ -486,6 +486,7 @@ static void test_single_file(void **state)
     const struct gd_file_digest *d = NULL;
     size_t n = 0;
     assert_int_equal(gd_safetensors_digest(s, &d, &n, NULL, NULL, &err), GD_EIO);
+    assert_int_equal(gd_safetensors_digest(s, &d, &n, NULL, NULL, NULL), GD_EIO);
     gd_safetensors_close(s);
     refused(GD_ELIMIT, "model.safetensors: ");
     gd_safetensors_close(NULL);

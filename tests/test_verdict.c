@@ -165,14 +165,14 @@ static void test_never_allow_in_doubt(void **state)
     assert_int_equal(v.action, GD_ACTION_REVIEW);
     assert_non_null(strstr(v.reason, "left out"));
     const uint32_t flags[] = {GD_TRAJ_F_DUPKEY, GD_TRAJ_F_BADUTF8,
-                              GD_TRAJ_F_DUPKEY | GD_TRAJ_F_SURROGATE};
-    for (size_t i = 0; i < 3; i++) {
+                              GD_TRAJ_F_DUPKEY | GD_TRAJ_F_SURROGATE, GD_TRAJ_F_DOUBT};
+    for (size_t i = 0; i < 4; i++) {
         struct gd_trajectory traj = whole;
         traj.flags = flags[i];
         assert_int_equal(gd_verdict_make(f->p, &traj, false, logits, &v), GD_OK);
         assert_int_equal(v.action, GD_ACTION_REVIEW);
         assert_false(v.flagged);
-        assert_non_null(strstr(v.reason, "duplicate keys"));
+        assert_non_null(strstr(v.reason, i < 3 ? "duplicate keys" : "in two ways"));
     }
     struct gd_trajectory surrogate = whole;
     surrogate.flags = GD_TRAJ_F_SURROGATE;
@@ -289,7 +289,7 @@ static void test_reason(void **state)
     assert_string_equal(
         v.reason,
         "Appropriate: the flows do what the user asked for, no more and no less (risk 0.02)");
-    answer.flags = GD_TRAJ_F_DUPKEY; /* the longest */
+    answer.flags = GD_TRAJ_F_DUPKEY | GD_TRAJ_F_DOUBT; /* the longest */
     for (int label = 1; label < GD_LABEL_COUNT; label++) {
         towards(logits, label, 0.9);
         assert_int_equal(gd_verdict_make(f->p, &answer, true, logits, &v), GD_OK);
