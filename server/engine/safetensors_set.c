@@ -401,8 +401,8 @@ int gd_safetensors_digest(struct gd_safetensors *s, const struct gd_file_digest 
     for (uint32_t i = 0; i < s->n_files; i++)
         w.progress.all += s->files[i].nbytes;
     pthread_mutex_init(&w.lock, NULL);
-    const uint32_t more = (s->n_files < DIGEST_THREADS ? s->n_files : DIGEST_THREADS) - 1;
-    while (n_threads < more && pthread_create(&threads[n_threads], NULL, digest_files, &w) == 0)
+    const uint32_t all = s->n_files < DIGEST_THREADS ? s->n_files : DIGEST_THREADS;
+    while (n_threads + 1 < all && pthread_create(&threads[n_threads], NULL, digest_files, &w) == 0)
         n_threads++;
     digest_files(&w);
     for (uint32_t i = 0; i < n_threads; i++)

@@ -231,21 +231,22 @@ static int choose_policy(const struct gd_policies *set, const struct gd_json *re
     if (rc != GD_OK)
         return rc;
     *out = set->policy[0];
-    if (asked.ptr)
+    if (asked.ptr) {
         *out = gd_policies_find(set, asked);
-    else if (caller && caller->n_policies > 0)
-        *out = gd_policies_find(set, caller->policies[0]);
-    if (!*out && !asked.ptr)
-        return gd_err_set(
-            err, GD_EFORBIDDEN,
-            "the key's first policy is '%.*s', which is not loaded; /info lists those "
-            "that are",
-            gd_text_shown(caller->policies[0]), caller->policies[0].ptr);
-    if (!*out)
-        return gd_err_set(err, GD_EFIELD,
-                          "field 'policy' is '%.*s', which is not loaded; /info lists "
-                          "those that are",
-                          gd_text_shown(asked), asked.ptr);
+        if (!*out)
+            return gd_err_set(err, GD_EFIELD,
+                              "field 'policy' is '%.*s', which is not loaded; /info lists those "
+                              "that are",
+                              gd_text_shown(asked), asked.ptr);
+    } else if (caller && caller->n_policies > 0) {
+        const struct gd_str first = caller->policies[0];
+        *out = gd_policies_find(set, first);
+        if (!*out)
+            return gd_err_set(err, GD_EFORBIDDEN,
+                              "the key's first policy is '%.*s', which is not loaded; /info lists "
+                              "those that are",
+                              gd_text_shown(first), first.ptr);
+    }
     if (!may_use(caller, *out))
         return gd_err_set(err, GD_EFORBIDDEN, "the key is not allowed to use policy '%.*s'",
                           gd_text_shown((*out)->name), (*out)->name.ptr);

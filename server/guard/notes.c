@@ -17,7 +17,7 @@
 #define NAME_KEYS_MAX 16
 #define TEXT_KEYS_MAX 256
 /* A history's text may be twice what counts of it, so that it is seldom moved. */
-#define HISTORY_TEXT_MAX (2 * GD_NOTE_HISTORY_BYTES)
+#define HISTORY_TEXT_MAX ((size_t)2 * GD_NOTE_HISTORY_BYTES)
 #define HISTORY_WORDS_MAX (HISTORY_TEXT_MAX / 2)
 #define HISTORY_BITS 14 /* different words take more room than equal ones: a third stays free */
 static_assert(HISTORY_TEXT_MAX - 1 <= UINT16_MAX, "a place fits into 16 bits");
