@@ -17,6 +17,7 @@ struct item {
     struct gd_pending pending;
     struct gd_judgement judgement; /* when it is finished */
     struct gd_err err;             /* code 0: it was begun, and did not fail since */
+    uint32_t tokens;               /* of its prompt */
     bool finished;
 };
 
@@ -26,6 +27,7 @@ struct batch {
     struct gd_http_response *resp;
     struct item *items;
     uint32_t n_items, n_finished, n_told; /* begun; of these finished, or failed; told */
+    uint32_t n_queued;                    /* tokens of those that are begun and not finished */
     bool lines;
     struct gd_json_writer list; /* on resp->body; not for lines */
 };
@@ -76,39 +78,49 @@ static bool finish_oldest(struct batch *b)
         struct item *it = &b->items[b->n_finished++];
         if (it->err.code == 0 && !it->finished) {
             finish(b, it);
+            b->n_queued -= it->tokens;
             return it->err.code != GD_ECANCELED;
         }
     }
     return false;
 }
 
-static void begin_item(struct batch *b, const struct gd_json *v, const struct gd_caller *caller,
-                       struct item *it)
+/* Refused for want of a place, not for a deadline, of which the engine says how long it would take. */
+static bool is_full(const struct gd_err *err)
 {
-    struct gd_arena arena;
-    gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
-    it->err.code = gd_guard_begin(b->guard, &arena, v, caller, &it->pending, &it->err);
-    gd_arena_free(&arena);
+    return err->code == GD_EBUSY && strcmp(err->msg, gd_status_message(GD_EBUSY)) == 0;
+}
+
+/* Begins an item, behind those of this batch that are in the queue: others get their turn in between.
+ * Where there is no place, or others took it meanwhile, the oldest is finished first; a batch without
+ * any in the queue is like everybody else. */
+static void begin_item(struct batch *b, const struct gd_json *v, struct item *it)
+{
+    struct gd_caller caller = b->resp->caller;
+    do {
+        struct gd_arena arena;
+        while (b->n_queued > 0 && !gd_engine_has_room(gd_guard_engine(b->guard)) &&
+               finish_oldest(b)) {
+        }
+        caller.n_before = b->n_queued;
+        gd_arena_init(&arena, GD_REQUEST_ARENA_BYTES);
+        it->err.code = gd_guard_begin(b->guard, &arena, v, &caller, &it->pending, &it->err);
+        gd_arena_free(&arena);
+    } while (is_full(&it->err) && b->n_queued > 0 && finish_oldest(b));
+    if (it->err.code == 0) {
+        it->tokens = it->pending.judgement.tokens;
+        b->n_queued += it->tokens;
+    }
 }
 
 static void begin_items(struct batch *b, const struct gd_json *array)
 {
-    struct gd_engine *e = gd_guard_engine(b->guard);
-    struct gd_caller caller = b->resp->caller;
+    const struct gd_caller *caller = &b->resp->caller;
     bool there = true;
     for (const struct gd_json *v = array->child; v != NULL && there; v = v->next) {
-        struct item *it = &b->items[b->n_items];
-        while (caller.n_before > 0 && !gd_engine_has_room(e) && finish_oldest(b)) {
-        }
-        begin_item(b, v, &caller, it);
-        while (it->err.code == GD_EBUSY && !gd_engine_has_room(e) && finish_oldest(b)) {
-            begin_item(b, v, &caller, it);
-        }
+        begin_item(b, v, &b->items[b->n_items]);
         b->n_items++;
-        there = !(caller.gone != NULL && caller.gone(caller.ctx));
-        if (it->err.code == 0) {
-            caller.n_before += it->pending.judgement.tokens; /* others get their turn in between */
-        }
+        there = !(caller->gone != NULL && caller->gone(caller->ctx));
     }
 }
 

@@ -196,7 +196,8 @@ def test_slow_clients_all_at_once(start):
         over.set()
         for w in workers:
             w.join()
-    while time.monotonic() < began + SEND_S + MARGIN_S and server.metrics()["guardian_connections"] > 1:
+    until = max(began + SEND_S, time.monotonic()) + MARGIN_S  # a busy machine may have come late to here
+    while time.monotonic() < until and server.metrics()["guardian_connections"] > 1:
         time.sleep(0.2)
     open_now = server.metrics()["guardian_connections"] - 1
     answers = [read_to_end(c) for c in readers]
@@ -209,7 +210,7 @@ def test_slow_clients_all_at_once(start):
     assert min(c.cut for c in heads) > HEAD_S - 2 and min(c.cut for c in bodies) > BODY_S - 2  # slow is not forbidden at once
     assert all(b" 200 " not in c.got for c in heads + bodies)
     assert sum(c.got.startswith(b"HTTP/1.1 408") for c in bodies) > 200  # a byte on its way may wipe the answer of a few
-    assert open_now == 0, "%d were not cut within %d s" % (open_now, SEND_S + MARGIN_S)
+    assert open_now == 0, "%d were not cut" % open_now
     assert all(n < PIPELINED for n in answers), sorted(answers)[-5:]
     for c in slow:
         c.socket.close()
