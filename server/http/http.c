@@ -207,6 +207,7 @@ static void serve(struct exchange *x)
             return;
         }
         if (!gd_service_coming(x->service, &x->resp, x->gate.content_length)) {
+            x->resp.close = true; /* as where the body was not read */
             return;
         }
     }
