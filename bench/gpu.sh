@@ -359,7 +359,8 @@ part_ncu() {
     local ncu
     ncu=$(cuda_tool ncu)
     [ -n "$ncu" ] || skip "no ncu here"
-    ours "$ncu" --clock-control none --kill yes --kernel-name regex:attention --launch-count 8 --section SpeedOfLight --section Occupancy --section WarpStateStats \
+    ours "$ncu" --clock-control none --kill yes --kernel-name regex:attention --launch-count 8 \
+        --section SpeedOfLight --section Occupancy --section WarpStateStats \
         "$work/bin/bench_kernels" --device "${DEVICE#cuda:}" --only attention >"$work/logs/ncu.log" 2>&1 ||
         fail "$(tail -n 1 "$work/logs/ncu.log")"
 }

@@ -173,8 +173,10 @@ static int admit(struct gd_engine *e, const struct gd_score_request *req,
         return gd_err_set(err, GD_EDEADLINE, "%s", gd_status_message(GD_EDEADLINE));
     }
     count_tickets(e, &waiting, &running);
-    if (waiting >= GD_QUEUE_MAX || e->free == NULL || (req->n_before > 0 && !has_room(e))) {
-        e->stats.refused_full++;
+    /* Who has others here waits for them and asks again: that is no refusal to be counted. */
+    const bool full = waiting >= GD_QUEUE_MAX || e->free == NULL;
+    if (full || (req->n_before > 0 && !has_room(e))) {
+        e->stats.refused_full += full && req->n_before == 0;
         return gd_err_set(err, GD_EBUSY, "%s", gd_status_message(GD_EBUSY));
     }
     double need = work_ahead_ns(e, est->rank_ns) +

@@ -1,6 +1,7 @@
-/* service.c - admission: work is admitted or refused before its body is read. 503 while the model loads,
- * while the server drains, from when the device is lost, when the bodies held at one time would pass
- * their limit, and when the engine has so much to do that a verdict would come too late. */
+/* service.c - admission: work is admitted or refused before its body is read, and once more when the
+ * body has come. 503 while the model loads, while the server drains, from when the device is lost, when
+ * the bodies held at one time would pass their limit, and when the engine has so much to do that a
+ * verdict would come too late. */
 #include "guardian/service.h"
 #include "guardian/clock.h"
 #include "guardian/reply.h"

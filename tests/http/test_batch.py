@@ -246,6 +246,7 @@ def test_batches_leave_places_for_others(start):
 
     run_threads(13, lambda i: single(i) if i == 12 else many(i))
     assert len(verdicts) == 12 * 64 and all(verdicts)
+    assert s.metrics().get('guardian_rejected_total{reason="queue_full"}', 0) == 0
     assert s.stop() == 0
 
 
