@@ -66,7 +66,7 @@ static void test_actions(void **state)
         for (int label = 1; label < GD_LABEL_COUNT; label++) {
             struct gd_verdict v;
             towards(logits, label, cases[i].p);
-            assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_OK);
+            assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, NULL, &v), GD_OK);
             assert_int_equal(v.action, cases[i].action);
             assert_int_equal(v.flagged, cases[i].flagged);
             assert_int_equal(v.label, cases[i].flagged ? label : GD_LABEL_APPROPRIATE);
@@ -93,14 +93,14 @@ static void test_thresholds_are_inclusive(void **state)
         logits[k] = -1000;
     logits[0] = logits[10] = 0;
     p.block_threshold = 0.5;
-    assert_int_equal(gd_verdict_make(&p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(&p, &whole, false, logits, NULL, &v), GD_OK);
     assert_true(v.risk == 0.5);
     assert_int_equal(v.action, GD_ACTION_BLOCK);
     p.block_threshold = 0.8;
-    assert_int_equal(gd_verdict_make(&p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(&p, &whole, false, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_REVIEW);
     p.flag_threshold = 0.51;
-    assert_int_equal(gd_verdict_make(&p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(&p, &whole, false, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_ALLOW);
 }
 
@@ -115,7 +115,7 @@ static void test_spread_risk(void **state)
         logits[k] = 0;
     logits[0] = 1;
     logits[7] = 0.5f;
-    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, NULL, &v), GD_OK);
     assert_true(v.flagged);
     assert_int_equal(v.label, GD_LABEL_WRONG_ARGUMENTS_INTENT_INJECTION);
     assert_int_equal(v.choice, 'A');
@@ -138,7 +138,7 @@ static void test_masks(void **state)
                 float logits[GD_LABEL_COUNT];
                 struct gd_verdict v;
                 towards(logits, label, 0.999);
-                assert_int_equal(gd_verdict_make(f->p, &traj, false, logits, &v), GD_OK);
+                assert_int_equal(gd_verdict_make(f->p, &traj, false, logits, NULL, &v), GD_OK);
                 assert_int_equal(v.masked[label], masked);
                 assert_false(v.masked[GD_LABEL_APPROPRIATE]);
                 if (masked) {
@@ -159,9 +159,9 @@ static void test_never_allow_in_doubt(void **state)
     float logits[GD_LABEL_COUNT];
     struct gd_verdict v;
     towards(logits, 0, 0.999);
-    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_ALLOW);
-    assert_int_equal(gd_verdict_make(f->p, &whole, true, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &whole, true, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_REVIEW);
     assert_non_null(strstr(v.reason, "left out"));
     const uint32_t flags[] = {GD_TRAJ_F_DUPKEY, GD_TRAJ_F_BADUTF8,
@@ -169,17 +169,17 @@ static void test_never_allow_in_doubt(void **state)
     for (size_t i = 0; i < 4; i++) {
         struct gd_trajectory traj = whole;
         traj.flags = flags[i];
-        assert_int_equal(gd_verdict_make(f->p, &traj, false, logits, &v), GD_OK);
+        assert_int_equal(gd_verdict_make(f->p, &traj, false, logits, NULL, &v), GD_OK);
         assert_int_equal(v.action, GD_ACTION_REVIEW);
         assert_false(v.flagged);
         assert_non_null(strstr(v.reason, i < 3 ? "duplicate keys" : "in two ways"));
     }
     struct gd_trajectory surrogate = whole;
     surrogate.flags = GD_TRAJ_F_SURROGATE;
-    assert_int_equal(gd_verdict_make(f->p, &surrogate, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &surrogate, false, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_ALLOW);
     towards(logits, 10, 0.999); /* doubt does not weaken a block */
-    assert_int_equal(gd_verdict_make(f->p, &whole, true, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &whole, true, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_BLOCK);
 }
 
@@ -195,13 +195,13 @@ static void test_all_risks_masked(void **state)
     const struct gd_trajectory traj = {.phase = GD_PHASE_REQUEST, .has_user = true};
     const float logits[2] = {0, 50};
     struct gd_verdict v;
-    assert_int_equal(gd_verdict_make(p, &traj, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(p, &traj, false, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_REVIEW);
     assert_int_equal(v.choice, 'A');
     assert_non_null(strstr(v.reason, "no risk of the policy can be judged"));
     /* even a threshold that flags everything flags no risk that could not be judged, and does not allow */
     p->flag_threshold = p->block_threshold = 0;
-    assert_int_equal(gd_verdict_make(p, &traj, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(p, &traj, false, logits, NULL, &v), GD_OK);
     assert_false(v.flagged);
     assert_int_equal(v.label, GD_LABEL_APPROPRIATE);
     assert_int_equal(v.action, GD_ACTION_REVIEW);
@@ -220,10 +220,10 @@ static void test_nothing_unmasked(void **state)
     p.choices[0].label = GD_LABEL_DATA_INJECTION;
     p.choices[1].label = GD_LABEL_FUNCTION_OVERLAPPING;
     p.n_choices = 2;
-    assert_int_equal(gd_verdict_make(&p, &traj, false, logits, &v), GD_ENUMERIC);
+    assert_int_equal(gd_verdict_make(&p, &traj, false, logits, NULL, &v), GD_ENUMERIC);
     assert_int_equal(v.action, GD_ACTION_ERROR);
     p.n_choices = 0;
-    assert_int_equal(gd_verdict_make(&p, &traj, false, logits, &v), GD_ENUMERIC);
+    assert_int_equal(gd_verdict_make(&p, &traj, false, logits, NULL, &v), GD_ENUMERIC);
     assert_int_equal(v.action, GD_ACTION_ERROR);
 }
 
@@ -248,7 +248,7 @@ static void test_not_finite(void **state)
             const struct gd_verdict zero = {0};
             memset(&v, 0xA5, sizeof v);
             logits[at] = bad[i];
-            assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_ENUMERIC);
+            assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, NULL, &v), GD_ENUMERIC);
             assert_int_equal(v.action, GD_ACTION_ERROR);
             assert_memory_equal(v.scores, zero.scores, sizeof v.scores);
             assert_string_equal(gd_action_name(v.action), "error");
@@ -263,12 +263,12 @@ static void test_extreme_logits(void **state)
     struct gd_verdict v;
     logits[0] = -3e38f;
     logits[4] = 3e38f;
-    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_BLOCK);
     assert_true(v.risk == 1);
     logits[0] = 3e38f;
     logits[4] = -3e38f;
-    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, NULL, &v), GD_OK);
     assert_int_equal(v.action, GD_ACTION_ALLOW);
     assert_true(v.risk == 0);
 }
@@ -279,20 +279,20 @@ static void test_reason(void **state)
     float logits[GD_LABEL_COUNT];
     struct gd_verdict v;
     towards(logits, 10, 0.97);
-    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &whole, false, logits, NULL, &v), GD_OK);
     assert_string_equal(
         v.reason, "Replay Injection: the same authorised call was repeated (step 3, risk 0.97)");
     struct gd_trajectory answer = whole;
     answer.step = -1;
     towards(logits, 0, 0.98);
-    assert_int_equal(gd_verdict_make(f->p, &answer, false, logits, &v), GD_OK);
+    assert_int_equal(gd_verdict_make(f->p, &answer, false, logits, NULL, &v), GD_OK);
     assert_string_equal(
         v.reason,
         "Appropriate: the flows do what the user asked for, no more and no less (risk 0.02)");
     answer.flags = GD_TRAJ_F_DUPKEY | GD_TRAJ_F_DOUBT; /* the longest */
     for (int label = 1; label < GD_LABEL_COUNT; label++) {
         towards(logits, label, 0.9);
-        assert_int_equal(gd_verdict_make(f->p, &answer, true, logits, &v), GD_OK);
+        assert_int_equal(gd_verdict_make(f->p, &answer, true, logits, NULL, &v), GD_OK);
         assert_non_null(strstr(v.reason, "duplicate keys or invalid text"));
         assert_true(strlen(v.reason) < sizeof v.reason - 1); /* not cut */
         assert_null(strchr(v.reason, '\n'));

@@ -80,6 +80,7 @@ struct gd_pending {
     const struct gd_policy *policy; /* one of them */
     struct gd_trajectory traj;
     struct gd_judgement judgement; /* all but the verdict */
+    float evidence[GD_LABEL_COUNT]; /* the forest's scores, of a policy that has one */
     int64_t start_ns;
 };
 int gd_guard_begin(struct gd_guard *g, struct gd_arena *a, const struct gd_json *request,

@@ -91,6 +91,14 @@
 #define GD_NOTE_TOOLS_MAX 128
 #define GD_NOTE_NUMBERS_MAX 64 /* of one answer */
 
+/* Evidence (server/guard/evidence.h) */
+#define GD_EVIDENCE_TEXT_BYTES 8192 /* of a text: its first */
+#define GD_EVIDENCE_COUNT_MAX 64
+#define GD_EVIDENCE_WEIGHT_MAX 16.0
+#define GD_FOREST_BYTES_MAX (16 * GD_MIB)
+#define GD_FOREST_TREES_MAX 4096
+#define GD_FOREST_DEPTH_MAX 8
+
 /* Engine */
 #define GD_THREADS_MAX 256
 #define GD_CONTEXT_TOKENS_MAX 8192 /* tokens of one prompt, whatever the model could take */

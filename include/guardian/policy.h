@@ -29,6 +29,12 @@
  *                     [a-z0-9_-], none twice, not "thresholds" (what no choice is called); flag and
  *                     block as above, but both are needed; measured, optional: {precision, recall,
  *                     false_positive_rate}, all three, each 0 to 1
+ *   evidence          {file, sha256, features, weight, model_weight}: boosted trees over counts that
+ *                     comparing texts gives (server/guard/forest.h, evidence.h; needs render.notes).
+ *                     file: relative to the policy file; sha256: its hash; features: the names of
+ *                     the features that its trees number from 0 on; weights of its scores and of the
+ *                     model's logits in the verdict (verdict.h), each 0 to GD_EVIDENCE_WEIGHT_MAX,
+ *                     default 1. Default: none, the model decides alone
  *
  * What a chat format puts around (M: a special token's id; everything else is text, encoded with
  * specials off; each run of text between two M is encoded as one string):
@@ -74,6 +80,8 @@ struct gd_policy_point {
     double precision, recall, false_positive_rate;
 };
 
+struct gd_forest; /* server/guard/forest.h */
+
 struct gd_policy {
     struct gd_str name;
     int64_t version;
@@ -94,6 +102,8 @@ struct gd_policy {
     struct gd_policy_point points[GD_POLICY_POINTS_MAX];
     uint32_t n_points;
     const struct gd_policy_point *point; /* the active one of points; NULL: `thresholds` count */
+    struct gd_forest *forest; /* NULL: no evidence */
+    double model_weight, evidence_weight;
     struct gd_ids prefix_ids; /* ids before the text that holds the body: chat markers, system turn,
                                * BOS, and the template up to its last cut before the body */
     struct gd_ids

@@ -145,6 +145,7 @@ struct gd_prompt {
     uint32_t elided;    /* items shortened by E */
     bool truncated;     /* events were left out because the context is full */
     uint32_t n_omitted; /* how many events */
+    const float *evidence; /* server/guard/evidence.h, in the arena; NULL: the policy has no notes */
 };
 
 /* Renders and encodes. When more than context_max ids come out, the oldest events after the first

@@ -1,7 +1,9 @@
 /* verdict.h - the one place where scores become an action. The zero value is an error, never an
  * allow.
  *
- *   p       = softmax over the logits of the choices that are not masked
+ *   p       = softmax over the choices that are not masked of model_weight * logit and, of a policy with
+ *             evidence, + evidence_weight * the forest's score of the label (a logarithmic opinion
+ *             pool: Genest and Zidek 1986)
  *   risk    = 1 - p(appropriate)
  *   flagged = risk >= flag threshold
  *   choice  = the most probable letter
@@ -35,9 +37,10 @@ struct gd_verdict {
 
 const char *gd_action_name(enum gd_action a);
 
-/* logits[p->n_choices] in the policy's order. GD_ENUMERIC when a logit or a result is not finite;
- * *out is then all zero, that is an error. */
+/* logits[p->n_choices] in the policy's order; evidence[GD_LABEL_COUNT], NULL for a policy without.
+ * GD_ENUMERIC when one of them or a result is not finite, GD_EINTERNAL when the evidence of a policy that
+ * has some is missing; *out is then all zero, that is an error. */
 int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj, bool truncated,
-                    const float *logits, struct gd_verdict *out);
+                    const float *logits, const float *evidence, struct gd_verdict *out);
 
 #endif

@@ -6,6 +6,8 @@
  * A thread has its place only while it prepares: never while it waits for the engine. */
 #include "guardian/guard.h"
 
+#include "evidence.h"
+#include "forest.h"
 #include "guardian/clock.h"
 #include "guardian/pool.h"
 #include "text.h"
@@ -288,6 +290,8 @@ static int prepare(struct gd_guard *g, struct gd_arena *a, const struct gd_json 
     j->elided = prompt->elided;
     j->n_omitted = prompt->n_omitted;
     j->truncated = prompt->truncated;
+    if (p->policy->forest)
+        gd_forest_score(p->policy->forest, prompt->evidence, p->evidence);
     return GD_OK;
 }
 
@@ -378,7 +382,8 @@ int gd_guard_finish(struct gd_guard *g, struct gd_pending *p, const struct gd_ca
     int rc = gd_engine_wait(g->engine, p->ticket, caller ? caller->gone : NULL,
                             caller ? caller->ctx : NULL, &scored, err);
     if (rc == GD_OK) {
-        rc = gd_verdict_make(p->policy, &p->traj, j->truncated, scored.logits, &j->verdict);
+        rc = gd_verdict_make(p->policy, &p->traj, j->truncated, scored.logits,
+                             p->policy->forest ? p->evidence : NULL, &j->verdict);
         if (rc != GD_OK)
             gd_err_set(err, rc, "%s", gd_status_message(rc));
     }
@@ -438,6 +443,15 @@ static void write_prompt(const struct gd_pending *p, const struct gd_prompt *pro
     gd_jw_array_end(w);
     gd_jw_key(w, "context");
     gd_judgement_write_context(&p->judgement, w);
+    if (prompt->evidence) {
+        gd_jw_key(w, "evidence");
+        gd_jw_object(w);
+        for (int i = 0; i < GD_EVIDENCE_FEATURES; i++) {
+            gd_jw_key(w, gd_evidence_names[i]);
+            gd_jw_f32(w, prompt->evidence[i]);
+        }
+        gd_jw_object_end(w);
+    }
     gd_jw_object_end(w);
 }
 

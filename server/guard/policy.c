@@ -3,8 +3,10 @@
  * A table names every field and its reader, so that unknown fields are refused and no field is read
  * twice. Strings are copied into the policy's own arena; the parsed JSON is dropped. policy_chat.c
  * then turns text into ids. */
+#include "forest.h"
 #include "guardian/file.h"
 #include "policy_chat.h"
+#include "policy_load.h"
 #include "text.h"
 
 #include <string.h>
@@ -22,62 +24,52 @@ static const struct gd_json_limits policy_limits = {
     .key_bytes_max = 64,
 };
 
-struct loader {
-    struct gd_policy *p;
-    struct gd_arena scratch; /* the parsed JSON, and texts on their way */
-    const struct gd_json *root;
-    const char *base_dir;
-    struct gd_err *err;
-    struct gd_str template; /* after `remove` */
-    bool from_file;
-};
-
-static int fail(struct loader *l, const char *what)
+int gd_policy_fail(struct gd_policy_loader *l, const char *what)
 {
     return gd_err_set(l->err, GD_EPOLICY, "%s", what);
 }
 
-/* Errors of the typed readers are about a request's field; here they are the policy's. */
-static int as_policy(struct loader *l, int rc)
+int gd_policy_result(struct gd_policy_loader *l, int rc)
 {
     if (rc == GD_EFIELD && l->err)
         l->err->code = GD_EPOLICY;
     return rc == GD_EFIELD ? GD_EPOLICY : rc;
 }
 
-static int keep_str(struct loader *l, const char *key, bool required, struct gd_str *out)
+static int keep_str(struct gd_policy_loader *l, const char *key, bool required, struct gd_str *out)
 {
     struct gd_str s = {"", 0};
-    int rc = as_policy(l, gd_json_want_str(l->root, "", key, required, &s, l->err));
+    int rc = gd_policy_result(l, gd_json_want_str(l->root, "", key, required, &s, l->err));
     if (rc == GD_OK)
         rc = gd_str_dup(&l->p->arena, s, out);
     return rc;
 }
 
-static int read_name(struct loader *l)
+static int read_name(struct gd_policy_loader *l)
 {
     int rc = keep_str(l, "name", true, &l->p->name);
     if (rc != GD_OK)
         return rc;
     if (l->p->name.len == 0 || l->p->name.len > GD_POLICY_NAME_BYTES_MAX)
-        return fail(l, "field 'name' must have 1 to 64 bytes");
+        return gd_policy_fail(l, "field 'name' must have 1 to 64 bytes");
     for (size_t i = 0; i < l->p->name.len; i++) {
         const char c = l->p->name.ptr[i];
         if (c < '!' || c > '~' || c == '@')
-            return fail(l, "field 'name' must be printable ASCII without spaces and '@'");
+            return gd_policy_fail(l, "field 'name' must be printable ASCII without spaces and '@'");
     }
     l->p->version = 0;
-    rc = as_policy(l,
-                   gd_json_want_i64(l->root, "", "version", 1, INT64_MAX, &l->p->version, l->err));
+    rc = gd_policy_result(
+        l, gd_json_want_i64(l->root, "", "version", 1, INT64_MAX, &l->p->version, l->err));
     if (rc == GD_OK && l->p->version == 0)
-        return fail(l, "field 'version' is missing");
+        return gd_policy_fail(l, "field 'version' is missing");
     return rc;
 }
 
-static int find_word(struct loader *l, const char *key, const char *const *words, int n, int *out)
+static int find_word(struct gd_policy_loader *l, const char *key, const char *const *words, int n,
+                     int *out)
 {
     struct gd_str s = {NULL, 0};
-    const int rc = as_policy(l, gd_json_want_str(l->root, "", key, false, &s, l->err));
+    const int rc = gd_policy_result(l, gd_json_want_str(l->root, "", key, false, &s, l->err));
     if (rc != GD_OK || !s.ptr)
         return rc;
     for (int i = 0; i < n; i++) {
@@ -95,7 +87,7 @@ static int find_word(struct loader *l, const char *key, const char *const *words
                       gd_text_shown(s), s.ptr);
 }
 
-static int read_chat(struct loader *l)
+static int read_chat(struct gd_policy_loader *l)
 {
     static const char *const chats[] = {"none", "llama3", "chatml"};
     static const char *const renderings[] = {"dialogue", "mci"};
@@ -103,7 +95,7 @@ static int read_chat(struct loader *l)
     int rendering = GD_RENDER_DIALOGUE;
     int rc = find_word(l, "chat", chats, 3, &chat);
     if (rc == GD_OK && chat < 0)
-        rc = fail(l, "field 'chat' is missing: \"llama3\", \"chatml\" or \"none\"");
+        rc = gd_policy_fail(l, "field 'chat' is missing: \"llama3\", \"chatml\" or \"none\"");
     if (rc == GD_OK)
         rc = find_word(l, "rendering", renderings, 2, &rendering);
     if (rc != GD_OK)
@@ -114,29 +106,29 @@ static int read_chat(struct loader *l)
     if (rc == GD_OK)
         rc = keep_str(l, "answer_prefix", false, &l->p->answer_prefix);
     if (rc == GD_OK && l->p->system.len > 0 && l->p->chat == GD_CHAT_NONE)
-        rc = fail(l, "field 'system' needs a chat format");
+        rc = gd_policy_fail(l, "field 'system' needs a chat format");
     return rc;
 }
 
-static int read_bos(struct loader *l)
+static int read_bos(struct gd_policy_loader *l)
 {
     const struct gd_json *bos = gd_json_get(l->root, "bos");
     l->p->bos = (struct gd_str){"", 0};
     if (!bos || bos->type == GD_JSON_NULL || bos->type == GD_JSON_FALSE)
         return GD_OK;
     if (l->p->chat != GD_CHAT_NONE)
-        return fail(l, "field 'bos' is for chat \"none\" only");
+        return gd_policy_fail(l, "field 'bos' is for chat \"none\" only");
     if (bos->type == GD_JSON_TRUE)
         l->p->bos = GD_STR("<|begin_of_text|>");
     else if (bos->type == GD_JSON_STRING && bos->str.len > 0)
         return gd_str_dup(&l->p->arena, bos->str, &l->p->bos);
     else
-        return fail(l, "field 'bos' must be true or the text of a special token");
+        return gd_policy_fail(l, "field 'bos' must be true or the text of a special token");
     return GD_OK;
 }
 
 /* A string, or an array of lines. */
-static int join_lines(struct loader *l, const struct gd_json *v, struct gd_str *out)
+static int join_lines(struct gd_policy_loader *l, const struct gd_json *v, struct gd_str *out)
 {
     if (v->type == GD_JSON_STRING) {
         *out = v->str;
@@ -152,30 +144,42 @@ static int join_lines(struct loader *l, const struct gd_json *v, struct gd_str *
     }
     int rc = buf.failed;
     if (v->type != GD_JSON_ARRAY || line)
-        rc = fail(l, "field 'template' must be a string or an array of strings");
+        rc = gd_policy_fail(l, "field 'template' must be a string or an array of strings");
     if (rc == GD_OK)
         rc = gd_str_dup(&l->scratch, (struct gd_str){buf.data, buf.len}, out);
     gd_buf_free(&buf);
     return rc;
 }
 
-static int read_template_file(struct loader *l, const struct gd_json *file)
+int gd_policy_want_path(struct gd_policy_loader *l, const struct gd_json *file, const char *field,
+                        struct gd_buf *out)
 {
-    if (file->type != GD_JSON_STRING || file->str.len == 0 ||
+    if (!gd_json_is(file, GD_JSON_STRING) || file->str.len == 0 ||
         memchr(file->str.ptr, '\0', file->str.len))
-        return fail(l, "field 'template_file' must be the path of a file");
+        return gd_err_set(l->err, GD_EPOLICY, "field '%s' must be the path of a file", field);
     if (!l->base_dir)
-        return fail(l, "field 'template_file' needs a policy that is a file itself");
+        return gd_err_set(l->err, GD_EPOLICY, "field '%s' needs a policy that is a file itself",
+                          field);
     const bool absolute = file->str.ptr[0] == '/';
+    gd_buf_init(out, 64 * GD_KIB);
+    gd_buf_fmt(out, "%s%s", absolute ? "" : l->base_dir, absolute ? "" : "/");
+    gd_buf_str(out, file->str);
+    if (out->failed) {
+        gd_buf_free(out);
+        return gd_err_set(l->err, out->failed, "the path of '%s' is too long", field);
+    }
+    return GD_OK;
+}
+
+static int read_template_file(struct gd_policy_loader *l, const struct gd_json *file)
+{
     struct gd_buf path;
-    gd_buf_init(&path, 64 * GD_KIB);
-    gd_buf_fmt(&path, "%s%s", absolute ? "" : l->base_dir, absolute ? "" : "/");
-    gd_buf_str(&path, file->str);
     char *data = NULL;
     size_t len = 0;
-    int rc = path.failed;
-    if (rc == GD_OK)
-        rc = gd_file_read(path.data, GD_POLICY_TEMPLATE_BYTES_MAX, &data, &len, l->err);
+    int rc = gd_policy_want_path(l, file, "template_file", &path);
+    if (rc != GD_OK)
+        return rc;
+    rc = gd_file_read(path.data, GD_POLICY_TEMPLATE_BYTES_MAX, &data, &len, l->err);
     if (rc == GD_OK)
         rc = gd_str_dup(&l->scratch, (struct gd_str){data, len}, &l->template);
     free(data);
@@ -185,7 +189,7 @@ static int read_template_file(struct loader *l, const struct gd_json *file)
 }
 
 /* Deletes every occurrence of `what`. */
-static int remove_text(struct loader *l, struct gd_str what)
+static int remove_text(struct gd_policy_loader *l, struct gd_str what)
 {
     struct gd_buf buf;
     gd_buf_init(&buf, GD_POLICY_TEMPLATE_BYTES_MAX);
@@ -205,27 +209,28 @@ static int remove_text(struct loader *l, struct gd_str what)
     return rc;
 }
 
-static int read_template(struct loader *l)
+static int read_template(struct gd_policy_loader *l)
 {
     const struct gd_json *text = gd_json_get(l->root, "template");
     const struct gd_json *file = gd_json_get(l->root, "template_file");
     const struct gd_json *removals = gd_json_get(l->root, "remove");
     if (!!text + !!file != 1)
-        return fail(l, "exactly one of 'template' and 'template_file' is needed");
+        return gd_policy_fail(l, "exactly one of 'template' and 'template_file' is needed");
     int rc = text ? join_lines(l, text, &l->template) : read_template_file(l, file);
     if (rc != GD_OK || !removals)
         return rc;
     if (removals->type != GD_JSON_ARRAY)
-        return fail(l, "field 'remove' must be an array of strings");
+        return gd_policy_fail(l, "field 'remove' must be an array of strings");
     for (const struct gd_json *r = removals->child; r && rc == GD_OK; r = r->next) {
         if (r->type != GD_JSON_STRING || r->str.len == 0)
-            return fail(l, "field 'remove' must be an array of strings that are not empty");
+            return gd_policy_fail(l,
+                                  "field 'remove' must be an array of strings that are not empty");
         rc = remove_text(l, r->str);
     }
     return rc;
 }
 
-static int split_template(struct loader *l, struct gd_str *before, struct gd_str *after)
+static int split_template(struct gd_policy_loader *l, struct gd_str *before, struct gd_str *after)
 {
     static const char mark[] = "{body}";
     const size_t n = sizeof mark - 1;
@@ -234,20 +239,20 @@ static int split_template(struct loader *l, struct gd_str *before, struct gd_str
         uint32_t cp;
         const int step = gd_utf8_next(t, i, &cp);
         if (step < 0)
-            return fail(l, "the template is not valid UTF-8");
+            return gd_policy_fail(l, "the template is not valid UTF-8");
         i += (size_t)step;
     }
     const char *hit = t.len > 0 ? memmem(t.ptr, t.len, mark, n) : NULL;
     if (!hit)
-        return fail(l, "the template has no {body}");
+        return gd_policy_fail(l, "the template has no {body}");
     *before = (struct gd_str){t.ptr, (size_t)(hit - t.ptr)};
     *after = (struct gd_str){hit + n, t.len - before->len - n};
     if (!l->from_file && after->len > 0 && memmem(after->ptr, after->len, mark, n))
-        return fail(l, "the template has more than one {body}");
+        return gd_policy_fail(l, "the template has more than one {body}");
     return GD_OK;
 }
 
-static int read_choice(struct loader *l, const struct gd_json *v, uint32_t i)
+static int read_choice(struct gd_policy_loader *l, const struct gd_json *v, uint32_t i)
 {
     char where[32];
     struct gd_policy_choice *c = &l->p->choices[i];
@@ -256,9 +261,9 @@ static int read_choice(struct loader *l, const struct gd_json *v, uint32_t i)
     (void)snprintf(where, sizeof where, "choices[%u].", (unsigned)i);
     if (v->type != GD_JSON_OBJECT || v->n_children != 2)
         return gd_err_set(l->err, GD_EPOLICY, "choices[%u] must be {text, label}", (unsigned)i);
-    int rc = as_policy(l, gd_json_want_str(v, where, "text", true, &text, l->err));
+    int rc = gd_policy_result(l, gd_json_want_str(v, where, "text", true, &text, l->err));
     if (rc == GD_OK)
-        rc = as_policy(l, gd_json_want_str(v, where, "label", true, &label, l->err));
+        rc = gd_policy_result(l, gd_json_want_str(v, where, "label", true, &label, l->err));
     if (rc == GD_OK)
         rc = gd_str_dup(&l->p->arena, text, &c->text);
     if (rc != GD_OK)
@@ -279,7 +284,7 @@ static int read_choice(struct loader *l, const struct gd_json *v, uint32_t i)
     return GD_OK;
 }
 
-static int read_choices(struct loader *l)
+static int read_choices(struct gd_policy_loader *l)
 {
     const struct gd_json *choices = gd_json_get(l->root, "choices");
     if (!gd_json_is(choices, GD_JSON_ARRAY) || choices->n_children < 2 ||
@@ -293,11 +298,11 @@ static int read_choices(struct loader *l)
             return rc;
         appropriate |= l->p->choices[l->p->n_choices++].label == GD_LABEL_APPROPRIATE;
     }
-    return appropriate ? GD_OK : fail(l, "field 'choices' has no choice for appropriate");
+    return appropriate ? GD_OK : gd_policy_fail(l, "field 'choices' has no choice for appropriate");
 }
 
-static int refuse_unknown(struct loader *l, const struct gd_json *obj, const char *where,
-                          const char *const *known)
+int gd_policy_refuse_unknown(struct gd_policy_loader *l, const struct gd_json *obj,
+                             const char *where, const char *const *known)
 {
     for (const struct gd_json *m = obj->child; m; m = m->next) {
         const char *const *k = known;
@@ -310,9 +315,8 @@ static int refuse_unknown(struct loader *l, const struct gd_json *obj, const cha
     return GD_OK;
 }
 
-/* An optional object member; NULL in *out when absent. */
-static int want_object(struct loader *l, const char *key, const char *const *known,
-                       const struct gd_json **out)
+int gd_policy_want_object(struct gd_policy_loader *l, const char *key, const char *const *known,
+                          const struct gd_json **out)
 {
     *out = gd_json_get(l->root, key);
     if (!*out)
@@ -321,10 +325,10 @@ static int want_object(struct loader *l, const char *key, const char *const *kno
     (void)snprintf(where, sizeof where, "%s.", key);
     if ((*out)->type != GD_JSON_OBJECT)
         return gd_err_set(l->err, GD_EPOLICY, "field '%s' must be an object", key);
-    return refuse_unknown(l, *out, where, known);
+    return gd_policy_refuse_unknown(l, *out, where, known);
 }
 
-static int read_budget(struct loader *l)
+static int read_budget(struct gd_policy_loader *l)
 {
     static const char *const known[] = {"item_bytes",    "tool_bytes", "catalog_bytes",
                                         "similar_tools", "notes",      NULL};
@@ -334,150 +338,40 @@ static int read_budget(struct loader *l)
     const int64_t min[4] = {ITEM_BYTES_MIN, ITEM_BYTES_MIN, 0, 0};
     const int64_t max[4] = {ITEM_BYTES_MAX, ITEM_BYTES_MAX, ITEM_BYTES_MAX,
                             GD_POLICY_SIMILAR_TOOLS_MAX};
-    int rc = want_object(l, "render", known, &render);
+    int rc = gd_policy_want_object(l, "render", known, &render);
     for (int i = 0; i < 4 && rc == GD_OK && render; i++)
-        rc = as_policy(
+        rc = gd_policy_result(
             l, gd_json_want_i64(render, "render.", known[i], min[i], max[i], &v[i], l->err));
     if (rc == GD_OK && render)
-        rc = as_policy(l, gd_json_want_bool(render, "render.", "notes", &notes, l->err));
+        rc = gd_policy_result(l, gd_json_want_bool(render, "render.", "notes", &notes, l->err));
     if (rc == GD_OK && notes && l->p->rendering != GD_RENDER_DIALOGUE)
-        rc = fail(l, "field 'render.notes' needs the rendering \"dialogue\"");
+        rc = gd_policy_fail(l, "field 'render.notes' needs the rendering \"dialogue\"");
     l->p->budget = (struct gd_render_budget){(uint32_t)v[0], (uint32_t)v[1], (uint32_t)v[2],
                                              (uint32_t)v[3], notes};
     return rc;
 }
 
-static int read_thresholds(struct loader *l)
-{
-    static const char *const known[] = {"flag", "block", NULL};
-    const struct gd_json *t;
-    l->p->flag_threshold = 0.5;
-    l->p->block_threshold = 0.8;
-    int rc = want_object(l, "thresholds", known, &t);
-    if (rc == GD_OK)
-        rc = as_policy(
-            l, gd_json_want_f64(t, "thresholds.", "flag", 0, 1, &l->p->flag_threshold, l->err));
-    if (rc == GD_OK)
-        rc = as_policy(
-            l, gd_json_want_f64(t, "thresholds.", "block", 0, 1, &l->p->block_threshold, l->err));
-    if (rc == GD_OK && l->p->block_threshold < l->p->flag_threshold)
-        rc = fail(l, "thresholds.block must not be below thresholds.flag");
-    return rc;
-}
-
-/* A number from 0 to 1 that must be there. */
-static int want_share(struct loader *l, const struct gd_json *obj, const char *where,
-                      const char *key, double *out)
-{
-    const struct gd_json *v = gd_json_get(obj, key);
-    if (!gd_json_is(v, GD_JSON_NUMBER))
-        return gd_err_set(l->err, GD_EPOLICY, "field '%s%s' must be a number from 0 to 1, is %s",
-                          where, key, gd_json_type_name(v));
-    return as_policy(l, gd_json_want_f64(obj, where, key, 0, 1, out, l->err));
-}
-
-static int read_point_name(struct loader *l, const struct gd_json *v, const char *where,
-                           struct gd_policy_point *point)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
-    struct gd_str name = {"", 0};
-    const int rc = as_policy(l, gd_json_want_str(v, where, "name", true, &name, l->err));
-    if (rc != GD_OK)
-        return rc;
-    bool legal = name.len > 0 && name.len <= POINT_NAME_BYTES_MAX;
-    for (size_t i = 0; i < name.len && legal; i++)
-        legal = memchr(allowed, name.ptr[i], sizeof allowed - 1) != NULL;
-    if (!legal)
-        return gd_err_set(l->err, GD_EPOLICY, "field '%sname' must be 1 to %d of [a-z0-9_-]", where,
-                          POINT_NAME_BYTES_MAX);
-    if (gd_str_eqz(name, "thresholds"))
-        return gd_err_set(l->err, GD_EPOLICY,
-                          "field '%sname' must not be 'thresholds': that is what no choice of an "
-                          "operating point is called",
-                          where);
-    for (uint32_t k = 0; k < l->p->n_points; k++) {
-        if (gd_str_eq(l->p->points[k].name, name))
-            return gd_err_set(l->err, GD_EPOLICY,
-                              "field '%sname' repeats the name of operating_points[%u]: '%.*s'",
-                              where, (unsigned)k, (int)name.len, name.ptr);
-    }
-    return gd_str_dup(&l->p->arena, name, &point->name);
-}
-
-static int read_measured(struct loader *l, const struct gd_json *v, const char *where,
-                         struct gd_policy_point *point)
-{
-    static const char *const known[] = {"precision", "recall", "false_positive_rate", NULL};
-    double *const values[] = {&point->precision, &point->recall, &point->false_positive_rate};
-    char inner[48];
-    (void)snprintf(inner, sizeof inner, "%smeasured.", where);
-    if (v->type != GD_JSON_OBJECT)
-        return gd_err_set(l->err, GD_EPOLICY, "field '%smeasured' must be an object, is %s", where,
-                          gd_json_type_name(v));
-    int rc = refuse_unknown(l, v, inner, known);
-    for (int i = 0; known[i] && rc == GD_OK; i++)
-        rc = want_share(l, v, inner, known[i], values[i]);
-    point->measured = true;
-    return rc;
-}
-
-static int read_point(struct loader *l, const struct gd_json *v, struct gd_policy_point *point)
-{
-    static const char *const known[] = {"name", "flag", "block", "measured", NULL};
-    const struct gd_json *measured = gd_json_get(v, "measured");
-    char where[32];
-    (void)snprintf(where, sizeof where, "operating_points[%u].", (unsigned)l->p->n_points);
-    if (v->type != GD_JSON_OBJECT)
-        return gd_err_set(l->err, GD_EPOLICY,
-                          "field 'operating_points[%u]' must be an object, is %s",
-                          (unsigned)l->p->n_points, gd_json_type_name(v));
-    int rc = refuse_unknown(l, v, where, known);
-    if (rc == GD_OK)
-        rc = read_point_name(l, v, where, point);
-    if (rc == GD_OK)
-        rc = want_share(l, v, where, "flag", &point->flag);
-    if (rc == GD_OK)
-        rc = want_share(l, v, where, "block", &point->block);
-    if (rc == GD_OK && point->block < point->flag)
-        rc = gd_err_set(l->err, GD_EPOLICY, "%sblock must not be below %sflag", where, where);
-    if (rc == GD_OK && measured)
-        rc = read_measured(l, measured, where, point);
-    return rc;
-}
-
-static int read_points(struct loader *l)
-{
-    const struct gd_json *points = gd_json_get(l->root, "operating_points");
-    if (!points)
-        return GD_OK;
-    if (points->type != GD_JSON_ARRAY || points->n_children < 1 ||
-        points->n_children > GD_POLICY_POINTS_MAX)
-        return gd_err_set(l->err, GD_EPOLICY,
-                          "field 'operating_points' must be an array of 1 to %d objects",
-                          GD_POLICY_POINTS_MAX);
-    for (const struct gd_json *v = points->child; v; v = v->next) {
-        const int rc = read_point(l, v, &l->p->points[l->p->n_points]);
-        if (rc != GD_OK)
-            return rc;
-        l->p->n_points++;
-    }
-    return GD_OK;
-}
-
-static int read_fields(struct loader *l)
+static int read_fields(struct gd_policy_loader *l)
 {
     static const char *const known[] = {
         "name",      "version", "template",   "template_file",    "remove",
         "chat",      "system",  "bos",        "answer_prefix",    "choices",
-        "rendering", "render",  "thresholds", "operating_points", NULL};
-    static int (*const readers[])(struct loader *) = {read_name,       read_chat,    read_bos,
-                                                      read_template,   read_choices, read_budget,
-                                                      read_thresholds, read_points};
+        "rendering", "render",  "thresholds", "operating_points", "evidence",
+        NULL};
+    static int (*const readers[])(struct gd_policy_loader *) = {read_name,
+                                                                read_chat,
+                                                                read_bos,
+                                                                read_template,
+                                                                read_choices,
+                                                                read_budget,
+                                                                gd_policy_read_thresholds,
+                                                                gd_policy_read_points,
+                                                                gd_policy_read_evidence};
     if (!gd_json_is(l->root, GD_JSON_OBJECT))
-        return fail(l, "a policy must be a JSON object");
+        return gd_policy_fail(l, "a policy must be a JSON object");
     if (l->root->flags & GD_JSON_F_DUPKEY)
-        return fail(l, "the policy has a duplicate key");
-    int rc = refuse_unknown(l, l->root, "", known);
+        return gd_policy_fail(l, "the policy has a duplicate key");
+    int rc = gd_policy_refuse_unknown(l, l->root, "", known);
     for (size_t i = 0; i < sizeof readers / sizeof readers[0] && rc == GD_OK; i++)
         rc = readers[i](l);
     return rc;
@@ -497,7 +391,7 @@ int gd_policy_parse(struct gd_policy **out, struct gd_str json, const char *base
     struct gd_policy *p = calloc(1, sizeof *p);
     if (!p)
         return gd_err_set(err, GD_ENOMEM, "not enough memory for the policy");
-    struct loader l = {.p = p, .base_dir = base_dir, .err = err};
+    struct gd_policy_loader l = {.p = p, .base_dir = base_dir, .err = err};
     gd_arena_init(&p->arena, POLICY_ARENA_BYTES);
     gd_arena_init(&l.scratch, POLICY_ARENA_BYTES);
     digest(json, p->sha256);
@@ -555,33 +449,13 @@ int gd_policy_open(struct gd_policy **out, const char *path, const struct gd_tok
     return rc;
 }
 
-int gd_policy_operate(struct gd_policy *p, const char *name, struct gd_err *err)
-{
-    char have[GD_POLICY_POINTS_MAX * (POINT_NAME_BYTES_MAX + 2) + 1] = "";
-    size_t len = 0;
-    for (uint32_t i = 0; i < p->n_points; i++) {
-        const struct gd_policy_point *point = &p->points[i];
-        if (gd_str_eqz(point->name, name)) {
-            p->flag_threshold = point->flag;
-            p->block_threshold = point->block;
-            p->point = point;
-            return GD_OK;
-        }
-        len += (size_t)snprintf(have + len, sizeof have - len, "%s%.*s", i > 0 ? ", " : "",
-                                (int)point->name.len, point->name.ptr);
-    }
-    const struct gd_str asked = gd_str_from(name);
-    return gd_err_set(err, GD_EPOLICY, "the policy %.*s has no operating point '%.*s': it has %s",
-                      (int)p->name.len, p->name.ptr, gd_text_shown(asked), asked.ptr,
-                      p->n_points > 0 ? have : "none");
-}
-
 void gd_policy_close(struct gd_policy *p)
 {
     if (!p)
         return;
     gd_ids_free(&p->prefix_ids);
     gd_ids_free(&p->suffix_ids);
+    gd_forest_close(p->forest);
     gd_arena_free(&p->arena);
     free(p);
 }

@@ -10,6 +10,7 @@
  * the body. With the tokenizers at hand these are n_keep ids or one less (tests/test_prompt.c). */
 #include "guardian/prompt.h"
 
+#include "evidence.h"
 #include "render.h"
 
 struct builder {
@@ -90,6 +91,19 @@ static int attempt(struct builder *b, uint32_t first, uint32_t n)
     return rc;
 }
 
+/* Once: it does not depend on what is left out. */
+static int measure(struct builder *b, struct gd_arena *a)
+{
+    if (!b->render.notes)
+        return GD_OK;
+    float *out = gd_arena_calloc(a, GD_EVIDENCE_FEATURES, sizeof *out);
+    const int rc = out ? gd_evidence_measure(b->render.notes, out) : GD_ENOMEM;
+    if (rc != GD_OK)
+        return gd_err_set(b->err, rc, "no memory for the evidence");
+    b->out->evidence = out;
+    return GD_OK;
+}
+
 /* Events that may be left out: those after the first user text, or all where there is none, but
  * never the last event. */
 static struct gd_render_cut cuttable(const struct gd_trajectory *t)
@@ -146,6 +160,8 @@ int gd_prompt_build(const struct gd_policy *p, const struct gd_tokenizer *t,
     int rc = gd_render_open(&b.render, p, traj, a, err);
     if (rc == GD_OK)
         rc = attempt(&b, 0, 0);
+    if (rc == GD_OK)
+        rc = measure(&b, a);
     if (rc == GD_OK && out->ids.len > context_max)
         rc = cut_to_fit(&b, context_max);
     gd_render_close(&b.render);

@@ -236,9 +236,9 @@ static void note_text(struct gd_render *r, const struct gd_event *ev, uint32_t i
     if (!r->notes)
         return;
     if (!r->noted && ev->kind != GD_EVENT_ASSISTANT) {
-        gd_notes_text(r->notes, ev);
+        gd_notes_text(r->notes, index);
     } else if (!r->noted) {
-        gd_notes_answer(r->notes, ev, &r->note);
+        gd_notes_answer(r->notes, index, &r->note);
         keep_note(r, index);
     }
     if (show)
@@ -259,13 +259,13 @@ static void note_call(struct gd_render *r, const struct gd_event *ev, uint32_t i
 }
 
 /* waited: its call did. */
-static void note_result(struct gd_render *r, const struct gd_event *ev, bool waited)
+static void note_result(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool waited)
 {
     if (!r->notes || r->noted)
         return;
     write_result(r, ev);
     const struct gd_str shown = {r->scratch.data, r->scratch.len};
-    gd_notes_result(r->notes, waited ? ev->call : -1, shown, shown.len == 0 || ev->is_error);
+    gd_notes_result(r->notes, index, waited ? ev->call : -1, shown, shown.len == 0 || ev->is_error);
 }
 
 static void on_text(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
@@ -322,7 +322,7 @@ static void on_call(struct gd_render *r, const struct gd_event *ev, uint32_t ind
     close_flow(r, ev->principle);
 }
 
-static void on_result(struct gd_render *r, const struct gd_event *ev, bool show)
+static void on_result(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)
 {
     const bool several = r->n_waiting > 1 && ev->name.len > 0;
     uint32_t kept = 0;
@@ -330,7 +330,7 @@ static void on_result(struct gd_render *r, const struct gd_event *ev, bool show)
         if ((int64_t)r->waiting[i] != ev->call)
             r->waiting[kept++] = r->waiting[i];
     }
-    note_result(r, ev, kept < r->n_waiting);
+    note_result(r, ev, index, kept < r->n_waiting);
     r->answered = kept > 0;
     r->n_waiting = kept;
     if (!show)
@@ -364,7 +364,7 @@ static void on_event(struct gd_render *r, uint32_t index, bool show)
         on_call(r, ev, index, show);
         break;
     case GD_EVENT_RESULT:
-        on_result(r, ev, show);
+        on_result(r, ev, index, show);
         break;
     case GD_EVENT_CATALOG:
         gd_catalogue_arrives(r, ev, show);

@@ -32,20 +32,28 @@ static bool is_masked(const struct gd_trajectory *traj, enum gd_label l)
 }
 
 /* Softmax over the unmasked choices into v->scores. */
-static int score(const struct gd_policy *p, const float *logits, struct gd_verdict *v)
+static int score(const struct gd_policy *p, const float *logits, const float *evidence,
+                 struct gd_verdict *v)
 {
     double p_of[GD_POLICY_CHOICES_MAX] = {0};
+    double pooled[GD_POLICY_CHOICES_MAX];
     double max = -INFINITY;
     double sum = 0;
+    if (p->forest && !evidence)
+        return GD_EINTERNAL;
     for (uint32_t i = 0; i < p->n_choices; i++) {
-        if (!isfinite(logits[i]))
+        pooled[i] = (double)logits[i];
+        if (p->forest)
+            pooled[i] = p->model_weight * pooled[i] +
+                        p->evidence_weight * (double)evidence[p->choices[i].label];
+        if (!isfinite(logits[i]) || !isfinite(pooled[i]))
             return GD_ENUMERIC;
-        if (!v->masked[p->choices[i].label] && (double)logits[i] > max)
-            max = (double)logits[i];
+        if (!v->masked[p->choices[i].label] && pooled[i] > max)
+            max = pooled[i];
     }
     for (uint32_t i = 0; i < p->n_choices; i++) {
         if (!v->masked[p->choices[i].label])
-            p_of[i] = exp((double)logits[i] - max);
+            p_of[i] = exp(pooled[i] - max);
         sum += p_of[i];
     }
     if (!(sum >= 1)) /* the largest gives 1: all are masked, or a number is none */
@@ -93,22 +101,22 @@ static void write_reason(const struct gd_trajectory *traj, struct doubts d, stru
 }
 
 int gd_verdict_make(const struct gd_policy *p, const struct gd_trajectory *traj, bool truncated,
-                    const float *logits, struct gd_verdict *out)
+                    const float *logits, const float *evidence, struct gd_verdict *out)
 {
     struct gd_verdict v;
     memset(&v, 0, sizeof v);
     memset(out, 0, sizeof *out);
     for (int l = 0; l < GD_LABEL_COUNT; l++)
         v.masked[l] = is_masked(traj, (enum gd_label)l);
-    const int rc = score(p, logits, &v);
+    const int rc = score(p, logits, evidence, &v);
     if (rc != GD_OK)
         return rc;
     const struct gd_policy_choice *risk = most_probable(p, &v, true);
-    const struct doubts d = {
-        .truncated = truncated,
-        .ambiguous = (traj->flags & (GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8)) != 0,
-        .twofold = (traj->flags & GD_TRAJ_F_DOUBT) != 0,
-        .unjudged = risk == NULL};
+    const struct doubts d = {.truncated = truncated,
+                             .ambiguous =
+                                 (traj->flags & (GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8)) != 0,
+                             .twofold = (traj->flags & GD_TRAJ_F_DOUBT) != 0,
+                             .unjudged = risk == NULL};
     v.risk = 1 - v.scores[GD_LABEL_APPROPRIATE];
     if (!isfinite(v.risk))  /* GCOVR_EXCL_BR_LINE: scores are finite; were they not, no verdict */
         return GD_ENUMERIC; /* GCOVR_EXCL_LINE */

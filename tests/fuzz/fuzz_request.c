@@ -145,9 +145,9 @@ static void check_verdict(const struct gd_policy *p, const struct gd_trajectory 
     const float alarm[2] = {-10, 10};
     const uint32_t doubts = GD_TRAJ_F_DUPKEY | GD_TRAJ_F_BADUTF8 | GD_TRAJ_F_DOUBT;
     struct gd_verdict v;
-    GD_ASSERT(gd_verdict_make(p, t, prompt->truncated, calm, &v) == GD_OK);
+    GD_ASSERT(gd_verdict_make(p, t, prompt->truncated, calm, NULL, &v) == GD_OK);
     GD_ASSERT((v.action == GD_ACTION_ALLOW) == (!prompt->truncated && !(t->flags & doubts)));
-    GD_ASSERT(gd_verdict_make(p, t, prompt->truncated, alarm, &v) == GD_OK);
+    GD_ASSERT(gd_verdict_make(p, t, prompt->truncated, alarm, NULL, &v) == GD_OK);
     GD_ASSERT(v.action == GD_ACTION_BLOCK);
 }
 

@@ -18,12 +18,12 @@ def after():
     return TEMPLATE.split("{body}")[1] + ANSWER
 
 
-def document(points):
-    """points: {name: (flag, block, measured)}, "balanced" among them"""
+def document(points, evidence=None):
+    """points: {name: (flag, block, measured)}, "balanced" among them; evidence: the field of policy.h"""
     flag, block, _ = points["balanced"]
     return {
         "name": "mcip-mini",
-        "version": 2,
+        "version": 3,
         "chat": "none",
         "bos": True,
         "template": TEMPLATE,
@@ -35,10 +35,11 @@ def document(points):
         "operating_points": [
             {"name": n, "flag": f, "block": b, "measured": m} for n, (f, b, m) in points.items()
         ],
+        **({"evidence": evidence} if evidence else {}),
     }
 
 
-def write(path, points):
+def write(path, points, evidence=None):
     with open(path, "w") as f:
-        json.dump(document(points), f, indent=2)
+        json.dump(document(points, evidence), f, indent=2)
         f.write("\n")

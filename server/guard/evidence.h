@@ -1,0 +1,101 @@
+/* evidence.h - a trajectory as numbers: what the forest of a policy reads (forest.h). Internal to
+ * server/guard.
+ *
+ * Counts and shares from comparing names, schemas and words; no meaning. GD_EVIDENCE_FEATURES names
+ * them in their order. -1: there is no such call, result or answer. Of texts the first
+ * GD_EVIDENCE_TEXT_BYTES count. Every count is at most GD_EVIDENCE_COUNT_MAX, shares are 0 to 1. What
+ * changes here makes another input: forests are trained on these very numbers (`guardian render` shows
+ * them) and name the features they were trained with. */
+#ifndef GUARDIAN_GUARD_EVIDENCE_H
+#define GUARDIAN_GUARD_EVIDENCE_H
+
+#include "notes.h"
+
+/* Of the last call (last_) and of the one before it (prev_). Keys: words.h. asked: the keys of the last
+ * two user texts. A specific is a word with a digit in them. */
+#define GD_EVIDENCE_OF_CALL(X, p)                                                                  \
+    X(p##from_user) /* arguments by origin: prompt.h, NOTES */                                     \
+    X(p##from_result)                                                                              \
+    X(p##from_partly)                                                                              \
+    X(p##from_new)                                                                                 \
+    X(p##again) /* made before: 1 no answer yet, 2 answer, 3 failure; 3 more: user spoke since */  \
+    X(p##same_name)                                                                                \
+    X(p##name_asked) /* keys of its name that are asked for, and their share */                    \
+    X(p##name_asked_share)                                                                         \
+    X(p##known) /* its function is */                                                              \
+    X(p##fit)                                                                                      \
+    X(p##fit_gap) /* to the function that fits best */                                             \
+    X(p##better)  /* functions that fit better */                                                  \
+    X(p##twin_name) /* Dice similarity of names: highest of the other functions */                 \
+    X(p##twin_about) /* the same of the keys of descriptions */                                    \
+    X(p##power_name) /* words of power in its name, its description */                             \
+    X(p##power_about)                                                                              \
+    X(p##missing) /* required arguments that it lacks */                                           \
+    X(p##unknown) /* arguments that the schema lacks, or has with another type */                  \
+    X(p##mistyped)                                                                                 \
+    X(p##optional)                                                                                 \
+    X(p##specifics) /* and those that its arguments lack */                                        \
+    X(p##unused)                                                                                   \
+    X(p##about_asked) /* shares of keys: of its description that are asked for, */                 \
+    X(p##arguments_asked) /* of its arguments that are asked for, */                               \
+    X(p##covered)     /* asked for that its name, description or arguments have */
+
+#define GD_EVIDENCE_OF_TRAJECTORY(X)                                                               \
+    X(pending) /* the last call has no answer yet */                                               \
+    X(turns)                                                                                       \
+    X(calls)                                                                                       \
+    X(calls_since_user)                                                                            \
+    X(tools)                                                                                       \
+    X(last_kind) /* enum gd_event_kind of the last event, catalogues aside */                      \
+    X(lost)      /* calls given up; whether the last one is */                                     \
+    X(last_lost)                                                                                   \
+    X(repeats) /* calls made again without a failure or the user's word between */                 \
+    X(most_again)                                                                                  \
+    X(unknown_calls) /* of functions that are not known */                                         \
+    X(widest_gap) /* largest fit_gap and from_new of any call */                                   \
+    X(most_new)                                                                                    \
+    X(said_rights) /* words of rights and roles in system and user texts */                        \
+    X(asked_rights) /* in the user's last text */
+
+#define GD_EVIDENCE_OF_RESULT(X)                                                                   \
+    X(result_empty) /* the last result */                                                          \
+    X(result_error)                                                                                \
+    X(result_trouble) /* words of failure; words of orders */                                      \
+    X(result_orders)                                                                               \
+    X(result_keys)                                                                                 \
+    X(result_asked) /* shares of its keys: asked for, */                                           \
+    X(result_arguments) /* in the arguments of the last call, */                                   \
+    X(result_about) /* in its function's name and description */                                   \
+    X(arguments_result) /* share of the arguments' keys that are in it */
+
+#define GD_EVIDENCE_OF_ANSWER(X)                                                                   \
+    X(answer_calls) /* the last assistant text: calls since the user's */                          \
+    X(answer_numbers)                                                                              \
+    X(answer_new_numbers)                                                                          \
+    X(answer_keys)                                                                                 \
+    X(answer_result) /* shares of its keys: in the last result, */                                 \
+    X(answer_asked) /* asked for */                                                                \
+    X(answer_new_words) /* share of its words that nobody said before */                           \
+    X(answer_trouble)   /* words of failure */                                                     \
+    X(result_answer)    /* share of the result's keys that are in it */
+
+#define GD_EVIDENCE_ALL(X)                                                                         \
+    GD_EVIDENCE_OF_TRAJECTORY(X)                                                                   \
+    GD_EVIDENCE_OF_CALL(X, last_)                                                                  \
+    GD_EVIDENCE_OF_CALL(X, prev_)                                                                  \
+    GD_EVIDENCE_OF_RESULT(X)                                                                       \
+    GD_EVIDENCE_OF_ANSWER(X)
+
+enum gd_evidence {
+#define X(name) GD_EVIDENCE_##name,
+    GD_EVIDENCE_ALL(X)
+#undef X
+        GD_EVIDENCE_FEATURES
+};
+
+extern const char *const gd_evidence_names[GD_EVIDENCE_FEATURES];
+
+/* After everything has happened to the notes. GD_ENOMEM. */
+int gd_evidence_measure(struct gd_notes *n, float out[GD_EVIDENCE_FEATURES]);
+
+#endif
