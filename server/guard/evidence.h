@@ -19,32 +19,48 @@
     X(p##from_partly)                                                                              \
     X(p##from_new)                                                                                 \
     X(p##again) /* made before: 1 no answer yet, 2 answer, 3 failure; 3 more: user spoke since */  \
+    X(p##again_between) /* calls since that one; words of failure, of being unfinished in its */   \
+    X(p##again_trouble) /* result */                                                               \
+    X(p##again_open)                                                                               \
     X(p##same_name)                                                                                \
     X(p##name_asked) /* keys of its name that are asked for, and their share */                    \
     X(p##name_asked_share)                                                                         \
     X(p##known) /* its function is */                                                              \
     X(p##fit)                                                                                      \
-    X(p##fit_gap) /* to the function that fits best */                                             \
-    X(p##better)  /* functions that fit better */                                                  \
-    X(p##twin_name) /* Dice similarity of names: highest of the other functions */                 \
+    X(p##fit_gap)    /* to the function that fits best */                                          \
+    X(p##better)     /* functions that fit better */                                               \
+    X(p##twin_name)  /* Dice similarity of names: highest of the other functions */                \
     X(p##twin_about) /* the same of the keys of descriptions */                                    \
+    X(p##kin)        /* other functions of its namespace: what stands before its last separator */ \
+    X(p##twin_words) /* the same of the keys of names */                                           \
+    X(p##twin_core)  /* of letters and digits of names without namespaces; of the most similar: */ \
+    X(p##after_twin) /* whether it was known before, */                                            \
+    X(p##more_parameters) /* how many parameters more the called one has */                        \
+    X(p##changes)         /* words of its name that change something, that read */                 \
+    X(p##reads)                                                                                    \
     X(p##power_name) /* words of power in its name, its description */                             \
     X(p##power_about)                                                                              \
-    X(p##missing) /* required arguments that it lacks */                                           \
-    X(p##unknown) /* arguments that the schema lacks, or has with another type */                  \
+    X(p##rules_name) /* words of administration in its name */                                     \
+    X(p##missing)    /* required arguments that it lacks */                                        \
+    X(p##unknown)    /* arguments that the schema lacks, or has with another type */               \
     X(p##mistyped)                                                                                 \
     X(p##optional)                                                                                 \
     X(p##specifics) /* and those that its arguments lack */                                        \
     X(p##unused)                                                                                   \
-    X(p##about_asked) /* shares of keys: of its description that are asked for, */                 \
+    X(p##unused_names)  /* capitalised words in the user's last text that its arguments lack */    \
+    X(p##near)          /* words of arguments that nobody said, but nearly */                      \
+    X(p##strange_words) /* that nobody said; the same with a digit, unless in another form */      \
+    X(p##strange_numbers)                                                                          \
+    X(p##about_asked)     /* shares of keys: of its description that are asked for, */             \
     X(p##arguments_asked) /* of its arguments that are asked for, */                               \
-    X(p##covered)     /* asked for that its name, description or arguments have */
+    X(p##covered)         /* asked for that its name, description or arguments have */
 
 #define GD_EVIDENCE_OF_TRAJECTORY(X)                                                               \
     X(pending) /* the last call has no answer yet */                                               \
     X(turns)                                                                                       \
     X(calls)                                                                                       \
     X(calls_since_user)                                                                            \
+    X(turns_since_call)                                                                            \
     X(tools)                                                                                       \
     X(last_kind) /* enum gd_event_kind of the last event, catalogues aside */                      \
     X(lost)      /* calls given up; whether the last one is */                                     \
@@ -52,10 +68,14 @@
     X(repeats) /* calls made again without a failure or the user's word between */                 \
     X(most_again)                                                                                  \
     X(unknown_calls) /* of functions that are not known */                                         \
-    X(widest_gap) /* largest fit_gap and from_new of any call */                                   \
+    X(widest_gap)    /* largest fit_gap and from_new of any call */                                \
     X(most_new)                                                                                    \
-    X(said_rights) /* words of rights and roles in system and user texts */                        \
-    X(asked_rights) /* in the user's last text */
+    X(said_rights)   /* words of rights and roles in system and user texts */                      \
+    X(system_rights) /* in system texts, in the user's last text */                                \
+    X(asked_rights)                                                                                \
+    X(asked_claims)  /* words of who one is, in the user's last text */                            \
+    X(asked_changes) /* words that change something, that read, in it */                           \
+    X(asked_reads)
 
 #define GD_EVIDENCE_OF_RESULT(X)                                                                   \
     X(result_empty) /* the last result */                                                          \
@@ -63,9 +83,9 @@
     X(result_trouble) /* words of failure; words of orders */                                      \
     X(result_orders)                                                                               \
     X(result_keys)                                                                                 \
-    X(result_asked) /* shares of its keys: asked for, */                                           \
+    X(result_asked)     /* shares of its keys: asked for, */                                       \
     X(result_arguments) /* in the arguments of the last call, */                                   \
-    X(result_about) /* in its function's name and description */                                   \
+    X(result_about)     /* in its function's name and description */                               \
     X(arguments_result) /* share of the arguments' keys that are in it */
 
 #define GD_EVIDENCE_OF_ANSWER(X)                                                                   \
@@ -73,8 +93,8 @@
     X(answer_numbers)                                                                              \
     X(answer_new_numbers)                                                                          \
     X(answer_keys)                                                                                 \
-    X(answer_result) /* shares of its keys: in the last result, */                                 \
-    X(answer_asked) /* asked for */                                                                \
+    X(answer_result)    /* shares of its keys: in the last result, */                              \
+    X(answer_asked)     /* asked for */                                                            \
     X(answer_new_words) /* share of its words that nobody said before */                           \
     X(answer_trouble)   /* words of failure */                                                     \
     X(result_answer)    /* share of the result's keys that are in it */

@@ -108,8 +108,10 @@ void gd_notes_result(struct gd_notes *n, uint32_t event, int64_t call, struct gd
     gd_words_of(&n->words, shown, false);
     gd_history_add(&n->words, n->found);
     n->last_result = event;
-    if (call >= 0)
-        n->calls[n->call_at[call]].state = failed ? GD_ANSWERED_FAILURE : GD_ANSWERED;
+    if (call < 0)
+        return;
+    n->calls[n->call_at[call]].state = failed ? GD_ANSWERED_FAILURE : GD_ANSWERED;
+    n->calls[n->call_at[call]].result = event;
 }
 
 void gd_notes_lost(struct gd_notes *n, uint32_t call)
@@ -230,6 +232,7 @@ static void put_again(const struct gd_notes *n, struct gd_noted_call *mine, size
     }
     if (twin == NULL)
         return;
+    mine->twin = (int32_t)(twin - n->calls);
     mine->again = (uint8_t)(1 + twin->state);
     mine->spoke_since = mine->turn > twin->turn;
     begin_part(out, start);
@@ -311,7 +314,8 @@ void gd_notes_call(struct gd_notes *n, uint32_t event, struct gd_str shown, stru
     const struct gd_event *ev = &n->traj->events[event];
     const size_t start = out->len;
     struct gd_noted_call *mine = &n->calls[n->n_calls];
-    *mine = (struct gd_noted_call){.event = event, .turn = n->turns, .tool = -1};
+    *mine = (struct gd_noted_call){
+        .event = event, .turn = n->turns, .tool = -1, .twin = -1, .result = NO_EVENT};
     digest_call(n, ev, shown, mine->digest);
     if (ev->payload != NULL && ev->payload->type == GD_JSON_OBJECT &&
         n->looked_up < GD_NOTE_VALUES_MAX)

@@ -25,7 +25,9 @@ struct gd_noted_call {
     enum gd_answered state;
     bool lost;                /* given up */
     uint8_t from[GD_ORIGINS]; /* arguments by origin */
-    uint8_t again;            /* 0: not seen before; 1 + state of the latest of its kind */
+    uint32_t result;          /* event of its result, or UINT32_MAX */
+    int32_t twin;             /* number of the latest call before that is the same, or -1 */
+    uint8_t again;            /* 0: no twin; 1 + its state then */
     bool spoke_since;         /* the user, since that one */
     uint32_t same_name;       /* calls of this name before, of the last GD_NOTE_CALLS_MAX */
     uint32_t turn;            /* user texts before it */

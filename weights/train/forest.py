@@ -80,6 +80,7 @@ def train(a, x, cases):
         l2_leaf_reg=6,
         bootstrap_type="Bernoulli",
         subsample=0.8,
+        rsm=0.25,
         random_seed=a.seed,
         thread_count=os.cpu_count(),
         verbose=50,
@@ -142,7 +143,7 @@ def main():
     ap.add_argument("--seed", type=int, default=1)
     a = ap.parse_args()
 
-    names, x, cases = evidence(a, list(prefixes(os.path.join(a.set, "train.jsonl"), 1, a.seed)))
+    names, x, cases = evidence(a, list(prefixes(os.path.join(a.set, "train.jsonl"), 2, a.seed)))
     t = tensors(train(a, x, cases))
     file = os.path.join(a.model, "evidence.safetensors")
     save_file(t, file)

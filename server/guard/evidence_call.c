@@ -1,0 +1,259 @@
+/* evidence_call.c - a call beside the catalogue, the request and the calls before. See evidence.h. */
+#include "evidence_parts.h"
+
+#include <string.h>
+
+#define PAIRED_BYTES 128 /* of a name */
+
+static bool has_type(const struct gd_json *v, struct gd_str type)
+{
+    switch (v->type) {
+    case GD_JSON_STRING:
+        return gd_str_eqz(type, "string");
+    case GD_JSON_NUMBER:
+        return gd_str_eqz(type, "number") || gd_str_eqz(type, "integer");
+    case GD_JSON_TRUE:
+    case GD_JSON_FALSE:
+        return gd_str_eqz(type, "boolean");
+    case GD_JSON_ARRAY:
+        return gd_str_eqz(type, "array");
+    case GD_JSON_OBJECT:
+        return gd_str_eqz(type, "object");
+    case GD_JSON_NULL:
+        break;
+    }
+    return true;
+}
+
+static const struct gd_json *member_named(const struct gd_json *obj, struct gd_str key)
+{
+    for (const struct gd_json *c = gd_json_is(obj, GD_JSON_OBJECT) ? obj->child : NULL; c;
+         c = c->next)
+        if (gd_str_eq(c->key, key))
+            return c;
+    return NULL;
+}
+
+static bool lists(const struct gd_json *required, struct gd_str key)
+{
+    for (const struct gd_json *c = gd_json_is(required, GD_JSON_ARRAY) ? required->child : NULL; c;
+         c = c->next)
+        if (gd_json_is(c, GD_JSON_STRING) && gd_str_eq(c->str, key))
+            return true;
+    return false;
+}
+
+/* Arguments against the schema, the first GD_NOTE_ARGUMENTS_MAX of both. */
+static void match_schema(const struct gd_json *schema, const struct gd_json *arguments, float *out)
+{
+    const struct gd_json *required = gd_json_get(schema, "required");
+    const struct gd_json *properties = gd_json_get(schema, "properties");
+    const struct gd_json *c = gd_json_is(required, GD_JSON_ARRAY) ? required->child : NULL;
+    uint32_t missing = 0, unknown = 0, mistyped = 0, optional = 0;
+    for (uint32_t i = 0; c && i < GD_NOTE_ARGUMENTS_MAX; c = c->next, i++)
+        missing += gd_json_is(c, GD_JSON_STRING) && !member_named(arguments, c->str);
+    c = gd_json_is(arguments, GD_JSON_OBJECT) ? arguments->child : NULL;
+    for (uint32_t i = 0; c && i < GD_NOTE_ARGUMENTS_MAX; c = c->next, i++) {
+        const struct gd_json *property = member_named(properties, c->key);
+        const struct gd_json *type = gd_json_get(property, "type");
+        unknown += property == NULL;
+        mistyped += gd_json_is(type, GD_JSON_STRING) && !has_type(c, type->str);
+        optional += !lists(required, c->key);
+    }
+    out[AT_missing] = (float)missing;
+    out[AT_unknown] = (float)unknown;
+    out[AT_mistyped] = (float)mistyped;
+    out[AT_optional] = (float)optional;
+}
+
+static uint32_t lower(char c)
+{
+    return (uint32_t)(unsigned char)(c >= 'A' && c <= 'Z' ? c + 32 : c);
+}
+
+/* Letters and digits of a name's first PAIRED_BYTES, in lower case. */
+static struct gd_str plain_name(struct gd_str name, char out[PAIRED_BYTES])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < name.len && n < PAIRED_BYTES; i++) {
+        const char c = (char)lower(name.ptr[i]);
+        if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c & 0x80))
+            out[n++] = c;
+    }
+    return (struct gd_str){out, n};
+}
+
+/* Marks those of a name; how many there are, and how many of them `other` has (may be NULL). */
+static uint32_t mark_pairs(struct gd_pairs *p, struct gd_str name, const struct gd_pairs *other,
+                           uint32_t *common)
+{
+    const size_t len = name.len < PAIRED_BYTES ? name.len : PAIRED_BYTES;
+    uint32_t count = 0;
+    memset(p, 0, sizeof *p);
+    *common = 0;
+    for (size_t i = 0; i + 1 < len; i++) {
+        const uint32_t g = lower(name.ptr[i]) << 8 | lower(name.ptr[i + 1]);
+        const uint64_t bit = (uint64_t)1 << (g % 64);
+        const bool is_new = !(p->bits[g / 64] & bit);
+        p->bits[g / 64] |= bit;
+        count += is_new;
+        *common += is_new && other && (other->bits[g / 64] & bit);
+    }
+    return count;
+}
+
+/* What stands before the last separator of a name, with it. */
+static struct gd_str namespace_of(struct gd_str name)
+{
+    size_t n = 0;
+    for (size_t i = 0; i + 1 < name.len; i++) {
+        if (memchr("/.:", name.ptr[i], 3))
+            n = i + 1;
+        else if (i > 0 && name.ptr[i] == '_' && name.ptr[i - 1] == '_')
+            n = i + 1;
+    }
+    return (struct gd_str){name.ptr, n};
+}
+
+static uint32_t count_parameters(const struct gd_tool *t)
+{
+    const struct gd_json *properties = gd_json_get(t->schema, "properties");
+    return gd_json_is(properties, GD_JSON_OBJECT) ? properties->n_children : 0;
+}
+
+/* Dice similarity of names, by pairs of bytes. */
+static float dice(struct gd_measure *m, struct gd_str a, struct gd_str b)
+{
+    uint32_t common;
+    const uint32_t n = mark_pairs(&m->called, a, NULL, &common);
+    const uint32_t k = mark_pairs(&m->other, b, &m->called, &common);
+    return gd_share(2 * common, n + k);
+}
+
+/* The functions most like the called one: by name, name without namespace, and description. */
+static void find_twins(struct gd_measure *m, struct gd_str name, int32_t own, float *out)
+{
+    const struct gd_notes *n = m->notes;
+    const struct gd_str space = namespace_of(name);
+    char plain[2][PAIRED_BYTES];
+    const struct gd_str core =
+        plain_name((struct gd_str){name.ptr + space.len, name.len - space.len}, plain[0]);
+    int32_t twin = -1;
+    uint32_t kin = 0;
+    float closest = 0;
+    out[AT_twin_name] = out[AT_twin_about] = out[AT_twin_core] = out[AT_twin_words] = 0;
+    for (uint32_t i = 0; i < n->n_tools; i++) {
+        const struct gd_noted_tool *t = &n->tools[i];
+        if ((int32_t)i == own)
+            continue;
+        const struct gd_str other = n->traj->tools[t->tool].name;
+        const struct gd_str others = namespace_of(other);
+        const float by_name = dice(m, name, other);
+        const struct gd_str rest = {other.ptr + others.len, other.len - others.len};
+        const float by_core = dice(m, core, plain_name(rest, plain[1]));
+        const uint32_t words = gd_keyset_count(&n->words, &m->name.set, t->name, t->n_name);
+        const float by_words = gd_share(2 * words, m->name.n + t->n_name);
+        const uint32_t about = gd_keyset_count(&n->words, &m->about.set, t->about, t->n_about);
+        const float by_about = gd_share(2 * about, m->about.n + t->n_about);
+        kin += gd_str_eq(space, others);
+        out[AT_twin_name] = by_name > out[AT_twin_name] ? by_name : out[AT_twin_name];
+        out[AT_twin_about] = by_about > out[AT_twin_about] ? by_about : out[AT_twin_about];
+        out[AT_twin_words] = by_words > out[AT_twin_words] ? by_words : out[AT_twin_words];
+        out[AT_twin_core] = by_core > out[AT_twin_core] ? by_core : out[AT_twin_core];
+        if (by_core + by_words > closest) {
+            closest = by_core + by_words;
+            twin = (int32_t)i;
+        }
+    }
+    out[AT_kin] = gd_capped(kin);
+    out[AT_after_twin] = out[AT_more_parameters] = -1;
+    if (twin < 0 || own < 0)
+        return;
+    out[AT_after_twin] = own > twin;
+    out[AT_more_parameters] = (float)count_parameters(&n->traj->tools[n->tools[own].tool]) -
+                              (float)count_parameters(&n->traj->tools[n->tools[twin].tool]);
+}
+
+/* What the notes found when the call was made. */
+static void copy_found(const struct gd_noted_call *c, float *out)
+{
+    for (int o = 0; o < GD_ORIGINS; o++)
+        out[AT_from_user + o] = (float)c->from[o];
+    out[AT_again] = (float)(c->again + (c->spoke_since ? 3 : 0));
+    out[AT_same_name] = gd_capped(c->same_name);
+    out[AT_name_asked] = (float)c->asked;
+    out[AT_name_asked_share] = gd_share(c->asked, c->n_name);
+    out[AT_known] = c->tool >= 0;
+    out[AT_fit] = gd_capped(c->fit);
+    out[AT_fit_gap] = gd_capped(c->best_fit - c->fit);
+    out[AT_better] = gd_capped(c->better);
+}
+
+/* What came of the same call before. */
+static void measure_again(struct gd_measure *m, const struct gd_noted_call *c, float *out)
+{
+    struct gd_notes *n = m->notes;
+    float listed[GD_LISTS];
+    out[AT_again_between] = out[AT_again_trouble] = out[AT_again_open] = -1;
+    if (c->twin < 0)
+        return;
+    const struct gd_noted_call *twin = &n->calls[c->twin];
+    out[AT_again_between] = gd_capped((uint32_t)(c - twin) - 1);
+    if (twin->result == UINT32_MAX)
+        return;
+    gd_words_plain(&n->words, gd_head(gd_result_text(&n->traj->events[twin->result])));
+    gd_evidence_count_lists(&n->words, listed);
+    out[AT_again_trouble] = listed[GD_LIST_TROUBLE];
+    out[AT_again_open] = listed[GD_LIST_OPEN];
+}
+
+/* The share of what is asked for that the call's name, description or arguments have. */
+static float covered(const struct gd_measure *m)
+{
+    const struct gd_words *w = &m->notes->words;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < m->asked.n; i++) {
+        const uint32_t *key = &m->asked.key[i];
+        count += gd_keyset_count(w, &m->name.set, key, 1) ||
+                 gd_keyset_count(w, &m->about.set, key, 1) ||
+                 gd_keyset_count(w, &m->arguments.set, key, 1);
+    }
+    return gd_share(count, m->asked.n);
+}
+
+void gd_evidence_call(struct gd_measure *m, const struct gd_noted_call *c, float *out)
+{
+    struct gd_notes *n = m->notes;
+    struct gd_words *w = &n->words;
+    const struct gd_event *ev = &n->traj->events[c->event];
+    const struct gd_tool *tool = c->tool >= 0 ? &n->traj->tools[n->tools[c->tool].tool] : NULL;
+    float listed[GD_LISTS];
+    memset(&m->name, 0, sizeof m->name);
+    memset(&m->about, 0, sizeof m->about);
+    memset(&m->arguments, 0, sizeof m->arguments);
+    copy_found(c, out);
+    measure_again(m, c, out);
+
+    gd_words_of(w, gd_head(ev->name), true);
+    gd_evidence_count_lists(w, listed);
+    gd_evidence_add_keys(w, &m->name);
+    out[AT_power_name] = listed[GD_LIST_POWER];
+    out[AT_changes] = listed[GD_LIST_CHANGES];
+    out[AT_rules_name] = listed[GD_LIST_RULES];
+    out[AT_reads] = listed[GD_LIST_READS];
+    out[AT_power_about] = -1;
+    if (tool) {
+        gd_words_of(w, gd_head(tool->description), false);
+        gd_evidence_count_lists(w, listed);
+        gd_evidence_add_keys(w, &m->about);
+        out[AT_power_about] = listed[GD_LIST_POWER];
+    }
+    find_twins(m, ev->name, c->tool, out);
+    out[AT_missing] = out[AT_unknown] = out[AT_mistyped] = out[AT_optional] = -1;
+    if (tool && gd_json_is(tool->schema, GD_JSON_OBJECT))
+        match_schema(tool->schema, ev->payload, out);
+    gd_evidence_values(m, ev, out);
+    out[AT_about_asked] = gd_evidence_share_in(m, &m->about, &m->asked);
+    out[AT_arguments_asked] = gd_evidence_share_in(m, &m->arguments, &m->asked);
+    out[AT_covered] = covered(m);
+}
