@@ -129,6 +129,13 @@ static const struct {
      5},
     {ASK "," BALANCE "," RESULT("1", "12.50") "," USER("again") "," BALANCE, GD_EVIDENCE_repeats,
      0},
+    /* members in another order, but not elements, nor the value of another member */
+    {CALL("1", "x", "{\"a\":[1,2],\"b\":{\"c\":3,\"d\":4}}") "," CALL("2", "x", "{\"b\":{\"d\":4,\"c\":3},\"a\":[1,2]}"),
+     GD_EVIDENCE_last_again, 1},
+    {CALL("1", "x", "{\"a\":[1,2],\"b\":3}") "," CALL("2", "x", "{\"b\":3,\"a\":[2,1]}"), GD_EVIDENCE_last_again, 0},
+    {CALL("1", "x", "{\"a\":1,\"b\":2}") "," CALL("2", "x", "{\"a\":2,\"b\":1}"), GD_EVIDENCE_last_again, 0},
+    {CALL("1", "x", "{\"a\":1,\"b\":2}") "," CALL("2", "x", "{\"a\":1}"), GD_EVIDENCE_last_again, 0},
+    {CALL("1", "x", "{\"a\":\"1\"}") "," CALL("2", "x", "{\"a\":1}"), GD_EVIDENCE_last_again, 0},
     {ASK "," BALANCE "," RESULT("1", "504 timeout") "," BALANCE, GD_EVIDENCE_last_again_trouble, 1},
     {ASK "," BALANCE "," RESULT("1", "pending") "," BALANCE, GD_EVIDENCE_last_again_open, 1},
     {ASK "," BALANCE, GD_EVIDENCE_last_again_between, -1},

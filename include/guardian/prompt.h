@@ -104,8 +104,8 @@
  *               last of these. No words: not named. Not once GD_NOTE_VALUES_MAX values were looked
  *               up.
  *               "again after answer | failure | no answer yet", ", user spoke since": the latest of
- *               the GD_NOTE_CALLS_MAX calls before with the same server, name and A; failure: an
- *               error, an empty result, none
+ *               the GD_NOTE_CALLS_MAX calls before with the same server, name and A (in whatever
+ *               order its members are); failure: an error, an empty result, none
  *               once the user has spoken: "name k of m": of the m keys of the function's name k are
  *               in the last two user texts; "rather N(function)": of the first GD_NOTE_TOOLS_MAX
  *               functions of other names known by now, the first of those that fit best, when it

@@ -289,17 +289,76 @@ static void put_fit(struct gd_notes *n, struct gd_noted_call *mine, size_t start
     gd_text_name(out, n->traj->tools[best->tool].name);
 }
 
+/* ---- whether two calls are the same ---- */
+
+struct digest {
+    uint8_t at[32];
+};
+
+/* SHA-256 of a letter, two digests, and a text: F of it for strings and keys. */
+static struct digest digest_of(struct gd_notes *n, char kind, struct digest a, struct digest b,
+                               struct gd_str text)
+{
+    struct gd_buf *buf = &n->words.plain;
+    struct digest out;
+    buf->len = 0;
+    gd_buf_add(buf, &kind, 1);
+    gd_buf_add(buf, (const char *)a.at, sizeof a.at);
+    gd_buf_add(buf, (const char *)b.at, sizeof b.at);
+    if (kind == 's' || kind == ':')
+        gd_text_fold(buf, text);
+    else
+        gd_buf_str(buf, text);
+    gd_sha256(buf->data, buf->len, out.at);
+    return out;
+}
+
+/* As a number of 256 bits. */
+static void add_digest(struct digest *sum, struct digest d)
+{
+    unsigned carry = 0;
+    for (size_t i = 0; i < sizeof d.at; i++) {
+        carry += (unsigned)sum->at[i] + d.at[i];
+        sum->at[i] = (uint8_t)carry;
+        carry >>= 8;
+    }
+}
+
+/* Of a value, whatever the order of members: the sum of theirs. */
+static struct digest digest_value(struct gd_notes *n, const struct gd_json *v)
+{
+    const struct digest none = {{0}};
+    struct digest d = none;
+    switch (v->type) {
+    case GD_JSON_STRING:
+        return digest_of(n, 's', none, none, v->str);
+    case GD_JSON_ARRAY:
+        for (const struct gd_json *c = v->child; c != NULL; c = c->next)
+            d = digest_of(n, '[', d, digest_value(n, c), GD_STR(""));
+        return digest_of(n, ']', d, none, GD_STR(""));
+    case GD_JSON_OBJECT:
+        for (const struct gd_json *c = v->child; c != NULL; c = c->next)
+            add_digest(&d, digest_of(n, ':', digest_value(n, c), none, c->key));
+        return digest_of(n, '}', d, none, GD_STR(""));
+    case GD_JSON_NULL:
+    case GD_JSON_FALSE:
+    case GD_JSON_TRUE:
+    case GD_JSON_NUMBER:
+        break;
+    }
+    return digest_of(n, 'v', none, none, v->raw);
+}
+
 static void digest_call(struct gd_notes *n, const struct gd_event *ev, struct gd_str shown,
                         uint8_t out[32])
 {
-    struct gd_buf *b = &n->words.plain;
-    b->len = 0;
-    gd_buf_str(b, ev->server);
-    gd_buf_add(b, "", 1);
-    gd_buf_str(b, ev->name);
-    gd_buf_add(b, "", 1);
-    gd_buf_str(b, shown);
-    gd_sha256(b->data, b->len, out);
+    const struct digest none = {{0}};
+    const bool object = ev->payload != NULL && ev->payload->type == GD_JSON_OBJECT;
+    const struct digest arguments =
+        object ? digest_value(n, ev->payload) : digest_of(n, 't', none, none, shown);
+    const struct digest server = digest_of(n, 'n', none, none, ev->server);
+    const struct digest call = digest_of(n, 'c', server, arguments, ev->name);
+    memcpy(out, call.at, sizeof call.at);
 }
 
 /* A note without something that should be known would be another note. */

@@ -73,6 +73,11 @@ CASES = {
         calls(("d", "bank__transferMoney", '{"iban": "de02 1203"}')), user("again please, \u0441heck weather"), calls(("e", "bank__transferMoney", '{"iban": "de02 1203"}')),
         say("It is 55, 56 and 55."), calls(("f", "weatherForecast2", '["not an object", 1]')), calls(("g", "nope", "free text 55")), result("f", "1,2,3"), user("yes"),
         calls(("h", "x", '{"a\u200b": "1 2", "b": "2 3 4 5", "c": "123"}'))]}),
+    "repeated": (LARGE, {"messages": [
+        user("go"), calls(("1", "f", '{"a": [1, {"x": "\u0410b", "y": null}], "b": {"c": 1.0, "d": "e"}}')), result("1", "ok"),
+        calls(("2", "f", '{"b": {"d": "e", "c": 1.0}, "a": [1, {"y": null, "x": "Ab"}]}')), result("2", "ok"),
+        calls(("3", "f", '{"b": {"d": "e", "c": 1}, "a": [1, {"y": null, "x": "Ab"}]}')), calls(("4", "f", '{"a": [{"x": "Ab", "y": null}, 1], "b": {"c": 1.0, "d": "e"}}')),
+        calls(("5", "f", '["b", "a"]')), calls(("6", "f", '["a", "b"]')), calls(("7", "f", '["b", "a"]')), calls(("8", "f", "")), calls(("9", "f", "{}"))]}),
     "plain": (LARGE, {"messages": [user("hello"), say("good day")]}),
     "system": (LARGE, {"messages": [{"role": "system", "content": "  Be\nkind. "}, user("hello"), say("good day")]}),
     "one_call": (LARGE, {"tools": FILES[:1], "messages": [

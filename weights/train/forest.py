@@ -22,6 +22,7 @@ from catboost import CatBoostClassifier
 from safetensors.numpy import save_file
 
 import export
+import noise
 import policy
 from attacks import B, I, LABELS
 
@@ -31,8 +32,16 @@ NEVER = float(np.finfo(np.float32).max)  # a threshold that nothing is above
 DEPTH = 6
 
 
-def prefixes(path, per, seed):
-    """(request, phase, {label: share}) of at most `per` unsafe and as many benign prefixes of each trajectory"""
+def noised(r, tools, messages):
+    """The same, as an attacker may write it (the families of noise.py that are trained)."""
+    tools, messages = json.loads(json.dumps(tools)), json.loads(json.dumps(messages))
+    noise.train(r, tools, messages)
+    return {"tools": tools, "messages": messages}
+
+
+def prefixes(path, per, seed, noisy=0.0):
+    """(request, phase, {label: share}) of at most `per` unsafe and as many benign prefixes of each trajectory, and a noised
+    one beside this share of them"""
     r = random.Random(seed)
     for line in open(path):
         row = json.loads(line)
@@ -44,7 +53,10 @@ def prefixes(path, per, seed):
         good = [c for c in cases if c[2] == "appropriate"]
         for messages, phase, label in r.sample(bad, min(per, len(bad))) + r.sample(good, min(per, len(good))):
             shares = label if isinstance(label, dict) else {label: 1.0}
-            yield {"tools": row.get("tools") or [], "messages": messages}, phase, shares
+            tools = row.get("tools") or []
+            yield {"tools": tools, "messages": messages}, phase, shares
+            if r.random() < noisy:
+                yield noised(r, tools, messages), phase, shares
 
 
 def run(guardian, command, model, requests, *more):
@@ -143,7 +155,7 @@ def main():
     ap.add_argument("--seed", type=int, default=1)
     a = ap.parse_args()
 
-    names, x, cases = evidence(a, list(prefixes(os.path.join(a.set, "train.jsonl"), 2, a.seed)))
+    names, x, cases = evidence(a, list(prefixes(os.path.join(a.set, "train.jsonl"), 2, a.seed, 0.5)))
     t = tensors(train(a, x, cases))
     file = os.path.join(a.model, "evidence.safetensors")
     save_file(t, file)

@@ -185,6 +185,16 @@ def canonical(v):
     return _s3(_json_text(v))
 
 
+def unordered(v):
+    """The same text for values that differ in the order of members alone."""
+    if isinstance(v, (dict, Pairs)):
+        items = v.items() if isinstance(v, dict) else v
+        return "{" + ",".join(sorted(_json_text(k) + ":" + unordered(x) for k, x in items)) + "}"
+    if isinstance(v, list):
+        return "[" + ",".join(unordered(x) for x in v) + "]"
+    return _json_text(v)
+
+
 def _refuse(name):
     raise ValueError(name)
 
@@ -347,7 +357,8 @@ class Renderer:
             except (ValueError, RecursionError):
                 value = None
             pairs = list(value.items()) if isinstance(value, dict) else value if isinstance(value, Pairs) else None
-            note = self.notes.call(name, (name, text), pairs, name_text)
+            same = text if pairs is None else unordered(value)
+            note = self.notes.call(name, (name, same), pairs, name_text)
             self.waiting_numbers.append(len(self.notes.calls) - 1)
             if note:
                 out.append("NOTE: " + elide(note, self.item))
