@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "policy.json")
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "policy.json")  # the policy has the hash of its evidence
 EVERY = 10
 TOLERANCE = 0.02
 ACTIONS = ("allow", "review", "block")

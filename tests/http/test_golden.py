@@ -74,8 +74,8 @@ def test_other_file(start, model, name):
     assert "'%s'" % name in error and "SHA-256" in error
 
 
-def test_flipped_bit_with_another_policy(start, model, tmp_path):
-    other = tmp_path / "other.json"
+def test_flipped_bit_with_another_policy(start, model):
+    other = model / "other.json"  # beside its evidence
     policy = json.loads((model / "policy.json").read_text())
     other.write_text(json.dumps({**policy, "version": 99}))
     flip(model / "model.safetensors")
@@ -111,9 +111,9 @@ def test_without(start, model):
 
 
 @pytest.mark.parametrize("how", ["policy", "operating-point"])
-def test_not_comparable(start, model, tmp_path, how):
+def test_not_comparable(start, model, how):
     """The files count all the same; the verdicts are another policy's."""
-    other = tmp_path / "other.json"
+    other = model / "other.json"
     other.write_text(json.dumps({**json.loads((model / "policy.json").read_text()), "version": 99}))
     s = start(model=flags(model, "--" + how, str(other) if how == "policy" else "strict"))
     told = s.get("/info").json["golden"]

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Data, training and export on a CPU:  weights/train/run_all.sh DATA WORK OUT [minutes] [MODEL]
+# Data, training, export and evidence on a CPU:  weights/train/run_all.sh DATA WORK OUT [minutes] [MODEL]
 # DATA holds conversations.jsonl.gz, tools.jsonl.gz and requests.jsonl.gz; WORK takes about 1 GB; MODEL is the model directory to
-# start from (default: what start.py makes of SmolLM2). gpu.sh does the same on a GPU.
+# start from (default: what start.py makes of SmolLM2). The forest needs the built program ($GUARDIAN). gpu.sh does the same on
+# a GPU, but for the forest.
 set -eu
 here=$(dirname "$0")
 data=$1 work=$2 out=$3 minutes=${4:-90} model=${5:-$2/start}
@@ -14,3 +15,4 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=2684
 "$python" "$here/train.py" --set "$work/set" --start "$model" --out "$work/run" --minutes "$minutes" --muon 0.012 --lr 0.001
 "$python" "$here/export.py" --checkpoint "$work/run/last.pt" --tokenizer "$model/tokenizer.json" --cases "$work/set/dev.jsonl" \
     --out "$out" --check
+"$python" "$here/forest.py" --set "$work/set" --model "$out" --guardian "${GUARDIAN:-$here/../../build/release/guardian}"
