@@ -58,8 +58,8 @@ static void measure_result(struct gd_measure *m)
     gd_words_plain(&n->words, gd_head(gd_result_text(ev)));
     gd_evidence_count_lists(&n->words, listed);
     gd_evidence_add_keys(&n->words, &m->result);
-    out[GD_EVIDENCE_result_empty] = n->words.text.len <= 1;
-    out[GD_EVIDENCE_result_error] = ev->is_error;
+    out[GD_EVIDENCE_result_empty] = (float)(n->words.text.len <= 1);
+    out[GD_EVIDENCE_result_error] = (float)ev->is_error;
     out[GD_EVIDENCE_result_trouble] = listed[GD_LIST_TROUBLE];
     out[GD_EVIDENCE_result_orders] = listed[GD_LIST_ORDERS];
     out[GD_EVIDENCE_result_keys] = gd_capped(m->result.n);
@@ -112,10 +112,10 @@ static void measure_calls(struct gd_measure *m)
     }
     const struct gd_noted_call *last = n->n_calls > 0 ? &n->calls[n->n_calls - 1] : NULL;
     out[GD_EVIDENCE_turns_since_call] = last ? gd_capped(n->turns - last->turn) : -1;
-    out[GD_EVIDENCE_pending] = last && last->state == GD_ANSWERED_NOT;
+    out[GD_EVIDENCE_pending] = (float)(last && last->state == GD_ANSWERED_NOT);
     out[GD_EVIDENCE_calls] = gd_capped(n->n_calls);
     out[GD_EVIDENCE_lost] = gd_capped(lost);
-    out[GD_EVIDENCE_last_lost] = last && last->lost;
+    out[GD_EVIDENCE_last_lost] = (float)(last && last->lost);
     out[GD_EVIDENCE_repeats] = gd_capped(repeats);
     out[GD_EVIDENCE_most_again] = (float)most_again;
     out[GD_EVIDENCE_unknown_calls] = gd_capped(unknown);

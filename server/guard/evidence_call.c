@@ -107,9 +107,8 @@ static struct gd_str namespace_of(struct gd_str name)
 {
     size_t n = 0;
     for (size_t i = 0; i + 1 < name.len; i++) {
-        if (memchr("/.:", name.ptr[i], 3))
-            n = i + 1;
-        else if (i > 0 && name.ptr[i] == '_' && name.ptr[i - 1] == '_')
+        const char c = name.ptr[i];
+        if (c == '/' || c == '.' || c == ':' || (c == '_' && i > 0 && name.ptr[i - 1] == '_'))
             n = i + 1;
     }
     return (struct gd_str){name.ptr, n};
@@ -169,7 +168,7 @@ static void find_twins(struct gd_measure *m, struct gd_str name, int32_t own, fl
     out[AT_after_twin] = out[AT_more_parameters] = -1;
     if (twin < 0 || own < 0)
         return;
-    out[AT_after_twin] = own > twin;
+    out[AT_after_twin] = (float)(own > twin);
     out[AT_more_parameters] = (float)count_parameters(&n->traj->tools[n->tools[own].tool]) -
                               (float)count_parameters(&n->traj->tools[n->tools[twin].tool]);
 }
@@ -183,7 +182,7 @@ static void copy_found(const struct gd_noted_call *c, float *out)
     out[AT_same_name] = gd_capped(c->same_name);
     out[AT_name_asked] = (float)c->asked;
     out[AT_name_asked_share] = gd_share(c->asked, c->n_name);
-    out[AT_known] = c->tool >= 0;
+    out[AT_known] = (float)(c->tool >= 0);
     out[AT_fit] = gd_capped(c->fit);
     out[AT_fit_gap] = gd_capped(c->best_fit - c->fit);
     out[AT_better] = gd_capped(c->better);

@@ -129,6 +129,11 @@ static bool is_letter(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
+static bool ends_sentence(char c)
+{
+    return c == '.' || c == '?' || c == '!' || c == ':' || c == '\n';
+}
+
 /* Capitalised words of the user's last text, but for the first of a sentence, that the values lack. */
 static void find_unused_names(struct gd_measure *m, float *out)
 {
@@ -143,7 +148,7 @@ static void find_unused_names(struct gd_measure *m, float *out)
         while (i < text.len && is_letter(text.ptr[i]))
             i++;
         if (i == begin) {
-            first = first || (text.ptr[i] && memchr(".?!:\n", text.ptr[i], 5));
+            first = first || ends_sentence(text.ptr[i]);
             i++;
             continue;
         }

@@ -273,7 +273,7 @@ static void put_fit(struct gd_notes *n, struct gd_noted_call *mine, size_t start
         if (mine->tool < 0 && gd_str_eq(n->traj->tools[t->tool].name, name))
             mine->tool = (int32_t)i;
     }
-    if (mine->tool >= 0) {
+    if (best != NULL && mine->tool >= 0) {
         mine->fit = n->tools[mine->tool].fit;
         mine->best_fit = best->fit;
         for (uint32_t i = 0; i < n->n_tools; i++)
@@ -283,7 +283,7 @@ static void put_fit(struct gd_notes *n, struct gd_noted_call *mine, size_t start
         return;
     begin_part(out, start);
     gd_buf_fmt(out, "name %u of %u", (unsigned)mine->asked, (unsigned)mine->n_name);
-    if (mine->better == 0)
+    if (best == NULL || mine->better == 0)
         return;
     gd_buf_z(out, "; rather ");
     gd_text_name(out, n->traj->tools[best->tool].name);
@@ -300,7 +300,7 @@ static struct digest digest_of(struct gd_notes *n, char kind, struct digest a, s
                                struct gd_str text)
 {
     struct gd_buf *buf = &n->words.plain;
-    struct digest out;
+    struct digest out = {{0}};
     buf->len = 0;
     gd_buf_add(buf, &kind, 1);
     gd_buf_add(buf, (const char *)a.at, sizeof a.at);

@@ -47,18 +47,18 @@ static bool is_word(unsigned char c)
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c >= 0x80;
 }
 
-struct gd_str gd_words_of(struct gd_words *w, struct gd_str s, bool humps)
+struct gd_str gd_words_of(struct gd_words *w, struct gd_str text, bool humps)
 {
     struct gd_buf *b = &w->text;
     bool digit = false, lower = false, in_word = false;
     b->len = 0;
     gd_buf_add(b, " ", 1);
-    for (size_t i = 0; i < s.len && !b->failed; i++) {
-        char c = s.ptr[i];
+    for (size_t i = 0; i < text.len && !b->failed; i++) {
+        char c = text.ptr[i];
         if (c == '\\') { /* an escape parts words */
-            i += i + 1 < s.len && s.ptr[i + 1] == 'u' && is_hex4(s, i + 2) ? 5 : 1;
+            i += i + 1 < text.len && text.ptr[i + 1] == 'u' && is_hex4(text, i + 2) ? 5 : 1;
             c = ' ';
-        } else if (c == ',' && digit && i + 1 < s.len && is_digit(s.ptr[i + 1])) {
+        } else if (c == ',' && digit && i + 1 < text.len && is_digit(text.ptr[i + 1])) {
             continue;
         }
         const bool upper = c >= 'A' && c <= 'Z';

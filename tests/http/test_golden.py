@@ -94,7 +94,7 @@ def test_wrong_verdict(start, model, member, change):
     error = never_ready(start(model=flags(model), wait="listening"))
     assert "'%s'" % row["name"] in error and member in error
     for v in (was, row[member]):
-        assert (v if isinstance(v, str) else "%.3f" % v) in error
+        assert (v if isinstance(v, str) else ("%.5f" % v)[:5]) in error
 
 
 def test_malformed(start, model):
