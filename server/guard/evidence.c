@@ -128,14 +128,15 @@ static void measure_texts(struct gd_measure *m)
 {
     struct gd_notes *n = m->notes;
     float *out = m->out, listed[GD_LISTS];
-    out[GD_EVIDENCE_system_rights] = 0;
+    size_t rights = 0;
     for (uint32_t i = 0; i < n->traj->n_events && i < GD_EVIDENCE_COUNT_MAX; i++) {
         if (n->traj->events[i].kind != GD_EVENT_SYSTEM)
             continue;
         gd_words_plain(&n->words, gd_head(n->traj->events[i].text));
         gd_evidence_count_lists(&n->words, listed);
-        out[GD_EVIDENCE_system_rights] += listed[GD_LIST_RIGHTS];
+        rights += (size_t)listed[GD_LIST_RIGHTS];
     }
+    out[GD_EVIDENCE_system_rights] = gd_capped(rights);
     for (uint32_t turn = 0; turn < 2; turn++) { /* the last one last */
         const uint32_t event = n->user_event[(n->turns + turn) % 2];
         if (event == UINT32_MAX)

@@ -49,6 +49,21 @@ static void find_near(struct gd_measure *m, float *out)
     out[AT_near] = gd_capped(count);
 }
 
+static bool is_said_word(const struct gd_notes *n, const char *name)
+{
+    char text[16]; /* a history is asked for a word with the spaces around it */
+    const int len = snprintf(text, sizeof text, " %s ", name);
+    const struct gd_str word = {text + 1, (size_t)len - 2};
+    return gd_history_has(n->said, word, gd_words_hash(&n->words, word));
+}
+
+static bool is_said(const struct gd_notes *n, const char *before, uint32_t v, const char *after)
+{
+    char text[16];
+    const int len = snprintf(text, sizeof text, " %s%u%s ", before, (unsigned)v, after);
+    return is_known(n, (struct gd_str){text + 1, (size_t)len - 2});
+}
+
 /* Whether a number was said in another form: 07 for 7, 19 for 7 pm, 3 for March or three, 5 for 5th. */
 static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word)
 {
@@ -70,24 +85,16 @@ static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word)
     }
     if (v == 0 || (v >= 1900 && v < 2100))
         return true;
-    const struct gd_words *w = &n->words;
-    char text[16];
-    for (uint32_t hour = 0; hour<2; hour++, v -= v> 12 && v < 24 ? 12 : 0) {
-        for (size_t i = 0; i < sizeof after / sizeof after[0]; i++) {
-            const int len =
-                snprintf(text, sizeof text, " %s%u%s ", before[i], (unsigned)v, after[i]);
-            const struct gd_str s = {text + 1, (size_t)len - 2};
-            const uint64_t hash = gd_words_hash(w, s);
-            if (gd_history_has(n->said, s, hash) || gd_history_has(n->found, s, hash))
+    const uint32_t forms[] = {v,
+                              v > 12 && v < 24 ? v - 12 : v}; /* as it is, and of the afternoon */
+    for (size_t k = 0; k < sizeof forms / sizeof forms[0]; k++) {
+        for (size_t i = 0; i < sizeof after / sizeof after[0]; i++)
+            if (is_said(n, before[i], forms[k], after[i]))
                 return true;
-        }
-        for (int i = 0; v <= 12 && i < 3; i++) {
-            const char *name = i < 2 ? month[12 * (uint32_t)i + v - 1] : named[v - 1];
-            const int len = snprintf(text, sizeof text, " %s ", name);
-            const struct gd_str s = {text + 1, (size_t)len - 2};
-            if (gd_history_has(n->said, s, gd_words_hash(w, s)))
-                return true;
-        }
+        if (forms[k] <= 12 &&
+            (is_said_word(n, month[forms[k] - 1]) || is_said_word(n, month[forms[k] + 11]) ||
+             is_said_word(n, named[forms[k] - 1])))
+            return true;
     }
     return false;
 }
@@ -143,7 +150,7 @@ static void find_unused_names(struct gd_measure *m, float *out)
         event == UINT32_MAX ? (struct gd_str){"", 0} : gd_head(n->traj->events[event].text);
     uint32_t count = 0;
     bool first = true; /* of a sentence */
-    for (size_t i = 0; i < text.len;) {
+    for (size_t i = 0; i < text.len && count < GD_EVIDENCE_COUNT_MAX;) {
         const size_t begin = i;
         while (i < text.len && is_letter(text.ptr[i]))
             i++;
@@ -160,7 +167,7 @@ static void find_unused_names(struct gd_measure *m, float *out)
         }
         first = false;
     }
-    out[AT_unused_names] = gd_capped(count);
+    out[AT_unused_names] = (float)count;
 }
 
 /* Words of the last two user texts with a digit, and those that the values lack. */
