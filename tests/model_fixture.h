@@ -6,6 +6,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,24 +36,22 @@ void *__libc_realloc(void *p, size_t n);
 void *__libc_memalign(size_t align, size_t n);
 void __libc_free(void *p);
 
+/* Shards are hashed by several threads. */
 static struct {
-    bool on, stay; /* stay: all from the chosen one on fail */
-    int left;      /* allocations until one fails */
-    int failed;
-    long live; /* blocks taken and not given back while on */
+    bool on, stay;   /* stay: all from the chosen one on fail */
+    atomic_int left; /* allocations until one fails; below zero then */
+    atomic_int failed;
+    atomic_long live; /* blocks taken and not given back while on */
 } memory;
 
 static bool memory_fails(void)
 {
     if (!memory.on)
         return false;
-    if (memory.left > 0) {
-        memory.left--;
+    const int left = atomic_fetch_sub(&memory.left, 1);
+    if (left > 0 || (left < 0 && !memory.stay))
         return false;
-    }
-    if (!memory.stay && memory.failed > 0)
-        return false;
-    memory.failed++;
+    atomic_fetch_add(&memory.failed, 1);
     return true;
 }
 
