@@ -83,23 +83,43 @@ static struct gd_str plain_name(struct gd_str name, char out[PAIRED_BYTES])
     return (struct gd_str){out, n};
 }
 
-/* Marks those of a name; how many there are, and how many of them `other` has (may be NULL). */
-static uint32_t mark_pairs(struct gd_pairs *p, struct gd_str name, const struct gd_pairs *other,
-                           uint32_t *common)
+/* The number of a pair that begins at i. */
+static uint32_t pair_at(struct gd_str name, size_t i)
 {
-    const size_t len = name.len < PAIRED_BYTES ? name.len : PAIRED_BYTES;
-    uint32_t count = 0;
-    memset(p, 0, sizeof *p);
-    *common = 0;
-    for (size_t i = 0; i + 1 < len; i++) {
-        const uint32_t g = lower(name.ptr[i]) << 8 | lower(name.ptr[i + 1]);
+    return lower(name.ptr[i]) << 8 | lower(name.ptr[i + 1]);
+}
+
+static struct gd_str paired(struct gd_str name)
+{
+    return (struct gd_str){name.ptr, name.len < PAIRED_BYTES ? name.len : PAIRED_BYTES};
+}
+
+/* Adds the pairs of a name; how many of the new ones `other` has. */
+static uint32_t add_pairs(struct gd_pairs *p, struct gd_str name, const struct gd_pairs *other)
+{
+    uint32_t common = 0;
+    for (size_t i = 0; i + 1 < paired(name).len; i++) {
+        const uint32_t g = pair_at(name, i);
         const uint64_t bit = (uint64_t)1 << (g % 64);
-        const bool is_new = !(p->bits[g / 64] & bit);
+        if (p->bits[g / 64] & bit)
+            continue;
         p->bits[g / 64] |= bit;
-        count += is_new;
-        *common += is_new && other && (other->bits[g / 64] & bit);
+        p->n++;
+        common += (other->bits[g / 64] & bit) != 0;
     }
-    return count;
+    return common;
+}
+
+/* Dice similarity of a name with one whose pairs are known. */
+static float dice(struct gd_measure *m, const struct gd_pairs *known, struct gd_str name)
+{
+    struct gd_pairs *p = &m->other;
+    const uint32_t common = add_pairs(p, name, known);
+    const float similarity = gd_share(2 * common, known->n + p->n);
+    for (size_t i = 0; i + 1 < paired(name).len; i++)
+        p->bits[pair_at(name, i) / 64] = 0;
+    p->n = 0;
+    return similarity;
 }
 
 /* What stands before the last separator of a name, with it. */
@@ -120,26 +140,20 @@ static uint32_t count_parameters(const struct gd_tool *t)
     return gd_json_is(properties, GD_JSON_OBJECT) ? properties->n_children : 0;
 }
 
-/* Dice similarity of names, by pairs of bytes. */
-static float dice(struct gd_measure *m, struct gd_str a, struct gd_str b)
-{
-    uint32_t common;
-    const uint32_t n = mark_pairs(&m->called, a, NULL, &common);
-    const uint32_t k = mark_pairs(&m->other, b, &m->called, &common);
-    return gd_share(2 * common, n + k);
-}
-
 /* The functions most like the called one: by name, name without namespace, and description. */
 static void find_twins(struct gd_measure *m, struct gd_str name, int32_t own, float *out)
 {
     const struct gd_notes *n = m->notes;
     const struct gd_str space = namespace_of(name);
-    char plain[2][PAIRED_BYTES];
-    const struct gd_str core =
-        plain_name((struct gd_str){name.ptr + space.len, name.len - space.len}, plain[0]);
+    char plain[PAIRED_BYTES];
+    const struct gd_str core = {name.ptr + space.len, name.len - space.len};
     int32_t twin = -1;
     uint32_t kin = 0;
     float closest = 0;
+    memset(&m->called, 0, sizeof m->called);
+    memset(&m->core, 0, sizeof m->core);
+    add_pairs(&m->called, name, &m->called);
+    add_pairs(&m->core, plain_name(core, plain), &m->core);
     out[AT_twin_name] = out[AT_twin_about] = out[AT_twin_core] = out[AT_twin_words] = 0;
     for (uint32_t i = 0; i < n->n_tools; i++) {
         const struct gd_noted_tool *t = &n->tools[i];
@@ -147,9 +161,9 @@ static void find_twins(struct gd_measure *m, struct gd_str name, int32_t own, fl
             continue;
         const struct gd_str other = n->traj->tools[t->tool].name;
         const struct gd_str others = namespace_of(other);
-        const float by_name = dice(m, name, other);
+        const float by_name = dice(m, &m->called, other);
         const struct gd_str rest = {other.ptr + others.len, other.len - others.len};
-        const float by_core = dice(m, core, plain_name(rest, plain[1]));
+        const float by_core = dice(m, &m->core, plain_name(rest, plain));
         const uint32_t words = gd_keyset_count(&n->words, &m->name.set, t->name, t->n_name);
         const float by_words = gd_share(2 * words, m->name.n + t->n_name);
         const uint32_t about = gd_keyset_count(&n->words, &m->about.set, t->about, t->n_about);

@@ -25,9 +25,10 @@ struct gd_text_keys {
     struct gd_keyset set;
 };
 
-/* Pairs of neighbouring bytes of a name. */
+/* Pairs of neighbouring bytes of a name, as a set. */
 struct gd_pairs {
     uint64_t bits[1024];
+    uint32_t n;
 };
 
 struct gd_measure {
@@ -38,7 +39,8 @@ struct gd_measure {
     /* of the call in hand: its name, its function's description, its values, and their words */
     struct gd_text_keys name, about, arguments;
     struct gd_buf values;
-    struct gd_pairs called, other;
+    struct gd_pairs called, core; /* of its name, without the namespace */
+    struct gd_pairs other;        /* empty between uses */
     struct gd_text_keys result, answer;
 };
 

@@ -15,7 +15,6 @@
 #define POLICY_ARENA_BYTES (32 * GD_POLICY_TEMPLATE_BYTES_MAX)
 #define ITEM_BYTES_MIN 64
 #define ITEM_BYTES_MAX (1 << 20)
-#define POINT_NAME_BYTES_MAX 32
 
 static const struct gd_json_limits policy_limits = {
     .bytes_max = POLICY_JSON_BYTES_MAX,

@@ -264,6 +264,15 @@ static void put_policy(struct gd_json_writer *w, const struct gd_policy *p)
         put_point(w, &p->points[i]);
     }
     gd_jw_array_end(w);
+    gd_jw_key(w, "evidence");
+    if (p->forest != NULL) {
+        gd_jw_object(w);
+        gd_jw_put_f64(w, "weight", p->evidence_weight);
+        gd_jw_put_f64(w, "model_weight", p->model_weight);
+        gd_jw_object_end(w);
+    } else {
+        gd_jw_null(w);
+    }
     gd_jw_object_end(w);
 }
 

@@ -93,3 +93,12 @@ def test_operating_points_are_in_order():
     assert [p["flag"] for p in order] == sorted(p["flag"] for p in order)
     rates = [p["measured"]["false_positive_rate"] for p in order]
     assert rates == sorted(rates, reverse=True)
+
+
+def test_info_tells_the_evidence(start):
+    policy = json.loads((MODEL / "policy.json").read_text())
+    s = start(model=["--model", str(MODEL), "--device", "cpu"])
+    told = s.get("/info").json
+    assert told["policy"]["evidence"] == {k: policy["evidence"][k] for k in ("weight", "model_weight")}
+    assert told["policies"][0]["evidence"] == told["policy"]["evidence"]
+    assert s.stop() == 0

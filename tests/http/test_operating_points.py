@@ -65,7 +65,7 @@ def test_without_a_choice_the_thresholds_count(start, tmp_path, risk):
 
 def test_a_policy_without_points(start, tmp_path):
     info = policy_of(start(model=flags(tmp_path)))
-    assert info["operating_point"] == "thresholds" and info["operating_points"] == []
+    assert info["operating_point"] == "thresholds" and info["operating_points"] == [] and info["evidence"] is None
     assert (info["flag_threshold"], info["block_threshold"]) == (0.5, 0.8)
 
 
