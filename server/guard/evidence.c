@@ -9,6 +9,8 @@
 #include <assert.h>
 #include <string.h>
 
+#define SYSTEM_TEXTS 8 /* that are read */
+
 static_assert((int)GD_EVIDENCE_FEATURES <= INT8_MAX, "a forest numbers features in 8 bits");
 
 const char *const gd_evidence_names[GD_EVIDENCE_FEATURES] = {
@@ -16,14 +18,6 @@ const char *const gd_evidence_names[GD_EVIDENCE_FEATURES] = {
     GD_EVIDENCE_ALL(X)
 #undef X
 };
-
-bool gd_has_digit(struct gd_str word)
-{
-    for (size_t i = 0; i < word.len; i++)
-        if (word.ptr[i] >= '0' && word.ptr[i] <= '9')
-            return true;
-    return false;
-}
 
 void gd_evidence_add_keys(const struct gd_words *w, struct gd_text_keys *k)
 {
@@ -129,21 +123,25 @@ static void measure_texts(struct gd_measure *m)
     struct gd_notes *n = m->notes;
     float *out = m->out, listed[GD_LISTS];
     size_t rights = 0;
-    for (uint32_t i = 0; i < n->traj->n_events && i < GD_EVIDENCE_COUNT_MAX; i++) {
+    uint32_t systems = 0;
+    for (uint32_t i = 0; i < n->traj->n_events && systems < SYSTEM_TEXTS; i++) {
         if (n->traj->events[i].kind != GD_EVENT_SYSTEM)
             continue;
+        systems++;
         gd_words_plain(&n->words, gd_head(n->traj->events[i].text));
         gd_evidence_count_lists(&n->words, listed);
         rights += (size_t)listed[GD_LIST_RIGHTS];
     }
     out[GD_EVIDENCE_system_rights] = gd_capped(rights);
-    for (uint32_t turn = 0; turn < 2; turn++) { /* the last one last */
-        const uint32_t event = n->user_event[(n->turns + turn) % 2];
+    for (uint32_t back = 1; back <= 2; back++) { /* the last one first: it must have room */
+        const uint32_t event = n->user_event[(n->turns + 2 - back) % 2];
         if (event == UINT32_MAX)
             continue;
         gd_words_plain(&n->words, gd_head(n->traj->events[event].text));
-        gd_evidence_count_lists(&n->words, listed);
         gd_evidence_add_keys(&n->words, &m->asked);
+        if (back > 1)
+            continue;
+        gd_evidence_count_lists(&n->words, listed);
         gd_evidence_keep(&n->words, &m->user);
         out[GD_EVIDENCE_asked_rights] = listed[GD_LIST_RIGHTS];
         out[GD_EVIDENCE_asked_claims] = listed[GD_LIST_CLAIMS];
@@ -179,7 +177,6 @@ int gd_evidence_measure(struct gd_notes *n, float out[GD_EVIDENCE_FEATURES])
         out[i] = -1;
     gd_buf_init(&m->user, GD_NOTE_TEXT_BYTES_MAX);
     gd_buf_init(&m->values, GD_NOTE_TEXT_BYTES_MAX);
-    gd_notes_refresh(n);
     measure_trajectory(m);
     if (n->n_calls > 1)
         gd_evidence_call(m, &n->calls[n->n_calls - 2], out + GD_EVIDENCE_prev_from_user);

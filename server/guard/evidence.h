@@ -3,10 +3,11 @@
  *
  * Counts and shares from comparing names, schemas and words; no meaning. GD_EVIDENCE_FEATURES names
  * them in their order. -1: there is no such call, result or answer. Of texts the first
- * GD_EVIDENCE_TEXT_BYTES count. Every count is at most GD_EVIDENCE_COUNT_MAX (of
- * tools, GD_NOTE_TOOLS_MAX), shares are 0 to 1. What
- * changes here makes another input: forests are trained on these very numbers (`guardian render` shows
- * them) and name the features they were trained with. */
+ * GD_EVIDENCE_TEXT_BYTES count, of histories (words.h) what they hold, of functions the first
+ * GD_NOTE_TOOLS_MAX, of system texts the first 8. Every count is at most GD_EVIDENCE_COUNT_MAX (of tools,
+ * GD_NOTE_TOOLS_MAX), shares are 0 to 1. What was said is looked up when all has happened. What changes
+ * here makes another input: forests are trained on these very numbers (`guardian render` shows them) and
+ * name the features they were trained with. */
 #ifndef GUARDIAN_GUARD_EVIDENCE_H
 #define GUARDIAN_GUARD_EVIDENCE_H
 

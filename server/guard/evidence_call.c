@@ -1,6 +1,7 @@
 /* evidence_call.c - a call beside the catalogue, the request and the calls before. See evidence.h. */
 #include "evidence_parts.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define PAIRED_BYTES 128 /* of a name */
@@ -71,7 +72,7 @@ static uint32_t lower(char c)
     return (uint32_t)(unsigned char)(c >= 'A' && c <= 'Z' ? c + 32 : c);
 }
 
-/* Letters and digits of a name's first PAIRED_BYTES, in lower case. */
+/* The first PAIRED_BYTES letters and digits of a name, in lower case. */
 static struct gd_str plain_name(struct gd_str name, char out[PAIRED_BYTES])
 {
     size_t n = 0;
@@ -183,9 +184,12 @@ static void find_twins(struct gd_measure *m, struct gd_str name, int32_t own, fl
     if (twin < 0 || own < 0)
         return;
     out[AT_after_twin] = (float)(own > twin);
-    out[AT_more_parameters] = (float)count_parameters(&n->traj->tools[n->tools[own].tool]) -
-                              (float)count_parameters(&n->traj->tools[n->tools[twin].tool]);
+    out[AT_more_parameters] = gd_capped(count_parameters(&n->traj->tools[n->tools[own].tool])) -
+                              gd_capped(count_parameters(&n->traj->tools[n->tools[twin].tool]));
 }
+
+static_assert(AT_from_new - AT_from_user == (int)GD_FROM_NEW - (int)GD_FROM_USER,
+              "in the order of gd_origin");
 
 /* What the notes found when the call was made. */
 static void copy_found(const struct gd_noted_call *c, float *out)

@@ -65,8 +65,6 @@ static inline struct gd_str gd_result_text(const struct gd_event *ev)
     return ev->text.len > 0 || !ev->payload ? ev->text : ev->payload->raw;
 }
 
-bool gd_has_digit(struct gd_str word);
-
 /* Of the words in hand: how many are on each list; adds their keys; keeps them. */
 void gd_evidence_count_lists(const struct gd_words *w, float count[GD_LISTS]);
 void gd_evidence_add_keys(const struct gd_words *w, struct gd_text_keys *k);

@@ -10,7 +10,7 @@ static bool has_word(const struct gd_buf *words, struct gd_str word)
     return words->len > 0 && memmem(words->data, words->len, word.ptr - 1, word.len + 2) != NULL;
 }
 
-/* Whether it was said before. */
+/* Whether it was said, before or since. */
 static bool is_known(const struct gd_notes *n, struct gd_str word)
 {
     const uint64_t hash = gd_words_hash(&n->words, word);
@@ -64,7 +64,8 @@ static bool is_said(const struct gd_notes *n, const char *before, uint32_t v, co
     return is_known(n, (struct gd_str){text + 1, (size_t)len - 2});
 }
 
-/* Whether a number was said in another form: 07 for 7, 19 for 7 pm, 3 for March or three, 5 for 5th. */
+/* Whether a number was said in another form: 07 for 7, 19 for 7 pm, 3 for March or three, 5 for 5th. Zeros
+ * and years need not be said: they come with dates and times. */
 static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word)
 {
     static const char *const month[] = {
@@ -110,7 +111,7 @@ static void find_strange(struct gd_measure *m, float *out)
          looked_at++) {
         if (is_known(n, word))
             continue;
-        const bool digit = gd_has_digit(word);
+        const bool digit = gd_word_has_digit(word);
         words += !digit;
         numbers += digit && !is_said_otherwise(n, word);
     }
@@ -148,9 +149,9 @@ static void find_unused_names(struct gd_measure *m, float *out)
     const uint32_t event = n->user_event[(n->turns + 1) % 2];
     const struct gd_str text =
         event == UINT32_MAX ? (struct gd_str){"", 0} : gd_head(n->traj->events[event].text);
-    uint32_t count = 0;
+    uint32_t count = 0, looked_at = 0;
     bool first = true; /* of a sentence */
-    for (size_t i = 0; i < text.len && count < GD_EVIDENCE_COUNT_MAX;) {
+    for (size_t i = 0; i < text.len && looked_at < GD_TEXT_KEYS_MAX;) {
         const size_t begin = i;
         while (i < text.len && is_letter(text.ptr[i]))
             i++;
@@ -160,6 +161,7 @@ static void find_unused_names(struct gd_measure *m, float *out)
             continue;
         }
         if (text.ptr[begin] <= 'Z' && !first && i - begin > 1) {
+            looked_at++;
             const struct gd_str name = {text.ptr + begin, i - begin};
             const struct gd_str words = gd_words_of(&n->words, name, false);
             count += words.len > 2 &&
@@ -167,7 +169,7 @@ static void find_unused_names(struct gd_measure *m, float *out)
         }
         first = false;
     }
-    out[AT_unused_names] = (float)count;
+    out[AT_unused_names] = gd_capped(count);
 }
 
 /* Words of the last two user texts with a digit, and those that the values lack. */
@@ -176,13 +178,14 @@ static void find_specifics(struct gd_measure *m, float *out)
     struct gd_notes *n = m->notes;
     uint32_t count = 0, unused = 0;
     for (uint32_t turn = 0; turn < 2; turn++) {
-        if (n->user_event[turn] == UINT32_MAX)
+        const uint32_t event = n->user_event[(n->turns + turn) % 2]; /* the last one last */
+        if (event == UINT32_MAX)
             continue;
-        const struct gd_str text = gd_head(n->traj->events[n->user_event[turn]].text);
+        const struct gd_str text = gd_head(n->traj->events[event].text);
         const struct gd_str words = gd_words_plain(&n->words, text);
         struct gd_str word;
         for (size_t at = 0; count < GD_EVIDENCE_COUNT_MAX && gd_words_next(words, &at, &word);) {
-            const bool specific = gd_has_digit(word);
+            const bool specific = gd_word_has_digit(word);
             count += specific;
             unused += specific && !has_word(&m->values, word);
         }

@@ -8,7 +8,7 @@
  *   leaf       F32 [trees, 2^depth, labels]  labels: GD_LABEL_COUNT, in the taxonomy's order
  *   bias       F32 [labels]
  * score[label] = bias[label] + sum over the trees of leaf[tree][i][label], where bit k of i says whether
- * evidence[feature[tree][k]] > threshold[tree][k]. weights/train/evidence.py writes them. */
+ * evidence[feature[tree][k]] > threshold[tree][k]. weights/train/forest.py writes them. */
 #ifndef GUARDIAN_GUARD_FOREST_H
 #define GUARDIAN_GUARD_FOREST_H
 
@@ -19,7 +19,8 @@
 struct gd_forest;
 
 /* feature[n]: for each number in the file the one in evidence.h (enum gd_evidence). sha256: of the file,
- * lower-case hex. GD_EPOLICY when the file is not that one or not usable; GD_EIO, GD_ELIMIT, GD_ENOMEM. */
+ * lower-case hex. GD_EPOLICY when the file is not that one or not usable, GD_EMODEL when it is no
+ * safetensors file; GD_EIO, GD_ELIMIT, GD_ENOMEM. */
 int gd_forest_open(struct gd_forest **out, const char *path, struct gd_str sha256,
                    const uint8_t *feature, uint32_t n, struct gd_err *err);
 void gd_forest_close(struct gd_forest *f); /* NULL is allowed */

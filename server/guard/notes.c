@@ -240,7 +240,8 @@ static void put_again(const struct gd_notes *n, struct gd_noted_call *mine, size
                mine->spoke_since ? ", user spoke since" : "");
 }
 
-void gd_notes_refresh(struct gd_notes *n)
+/* The keys asked for now and every function's fit to them. */
+static void find_fits(struct gd_notes *n)
 {
     if (n->fits)
         return;
@@ -261,7 +262,7 @@ static void put_fit(struct gd_notes *n, struct gd_noted_call *mine, size_t start
 {
     uint32_t keys[NAME_KEYS_MAX];
     const struct gd_str name = n->traj->events[mine->event].name;
-    gd_notes_refresh(n);
+    find_fits(n);
     gd_words_of(&n->words, name, true);
     mine->n_name = gd_words_keys(&n->words, keys, NAME_KEYS_MAX);
     mine->asked = gd_keyset_count(&n->words, &n->asked, keys, mine->n_name);
@@ -393,10 +394,7 @@ void gd_notes_answer(struct gd_notes *n, uint32_t event, struct gd_buf *out)
     uint64_t hash[GD_NOTE_NUMBERS_MAX + 1];
     uint32_t count = 0, fresh = 0;
     for (size_t at = 0; count < GD_NOTE_NUMBERS_MAX && gd_words_next(words, &at, &word);) {
-        bool wanted = false;
-        for (size_t i = 0; i < word.len; i++)
-            wanted = wanted || (word.ptr[i] >= '0' && word.ptr[i] <= '9');
-        if (!wanted)
+        if (!gd_word_has_digit(word))
             continue;
         uint32_t k = 0;
         hash[count] = gd_words_hash(&n->words, word);

@@ -79,7 +79,4 @@ void gd_notes_lost(struct gd_notes *n, uint32_t call);
 void gd_notes_call(struct gd_notes *n, uint32_t event, struct gd_str shown, struct gd_buf *out);
 void gd_notes_answer(struct gd_notes *n, uint32_t event, struct gd_buf *out);
 
-/* The keys asked for now and every function's fit to them. */
-void gd_notes_refresh(struct gd_notes *n);
-
 #endif

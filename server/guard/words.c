@@ -103,6 +103,14 @@ bool gd_words_next(struct gd_str words, size_t *at, struct gd_str *word)
     return true;
 }
 
+bool gd_word_has_digit(struct gd_str word)
+{
+    for (size_t i = 0; i < word.len; i++)
+        if (is_digit(word.ptr[i]))
+            return true;
+    return false;
+}
+
 /* Two words get one hash for whatever factor only when they have some thousand bytes. */
 uint64_t gd_words_hash(const struct gd_words *w, struct gd_str word)
 {

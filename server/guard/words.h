@@ -43,6 +43,7 @@ struct gd_str gd_words_plain(struct gd_words *w, struct gd_str text);
 /* The next word from *at (0 at first) on; false at the end. The spaces around it may be read. */
 bool gd_words_next(struct gd_str words, size_t *at, struct gd_str *word);
 
+bool gd_word_has_digit(struct gd_str word);
 uint64_t gd_words_hash(const struct gd_words *w, struct gd_str word);
 
 /* The first `max` keys of the words in hand, each once; how many: at most `max`. */

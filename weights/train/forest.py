@@ -97,7 +97,7 @@ def train(a, x, cases):
         subsample=0.8,
         rsm=0.25,
         random_seed=a.seed,
-        thread_count=os.cpu_count(),
+        thread_count=2,
         allow_writing_files=False,
         verbose=50,
     )
@@ -163,7 +163,9 @@ def main():
     a = ap.parse_args()
 
     names, x, cases = evidence(a, list(prefixes(os.path.join(a.set, "train.jsonl"), 2, a.seed, 0.5)))
-    t = tensors(train(a, x, cases))
+    m = train(a, x, cases)
+    t = tensors(m)
+    assert np.allclose(scores(t, x[:2000]), m.predict(x[:2000], prediction_type="RawFormulaVal"), atol=1e-3)
     file = os.path.join(a.model, "evidence.safetensors")
     save_file(t, file)
     sha256 = hashlib.sha256(open(file, "rb").read()).hexdigest()
