@@ -244,6 +244,8 @@ BOUNDS = {
     "schemas.Labels.maxItems": "11",
     "schemas.Policy.properties.choices.maximum": "11",
     "schemas.Policy.properties.operating_points.maxItems": "GD_POLICY_POINTS_MAX",
+    "schemas.Policy.properties.evidence.properties.weight.maximum": "GD_EVIDENCE_WEIGHT_MAX",
+    "schemas.Policy.properties.evidence.properties.model_weight.maximum": "GD_EVIDENCE_WEIGHT_MAX",
     "schemas.Info.properties.policies.maxItems": "GD_POLICIES_MAX",
 }
 SENTENCES = [
