@@ -94,7 +94,7 @@
 /* Evidence (server/guard/evidence.h) */
 #define GD_EVIDENCE_TEXT_BYTES 8192 /* of a text: its first */
 #define GD_EVIDENCE_COUNT_MAX 64
-#define GD_EVIDENCE_WEIGHT_MAX 16.0
+#define GD_EVIDENCE_WEIGHT_MAX 16
 #define GD_FOREST_BYTES_MAX (16 * GD_MIB)
 #define GD_FOREST_TREES_MAX 4096
 #define GD_FOREST_DEPTH_MAX 8
