@@ -13,6 +13,7 @@ size_t gdk_dtype_bytes(enum gd_dtype dtype)
     case GD_DTYPE_BF16:
         return 2;
     case GD_DTYPE_I8:
+    case GD_DTYPE_U8:
     case GD_DTYPE_OTHER:
         break;
     }
@@ -54,6 +55,7 @@ GDK_CLONES void gdk_to_f32_cpu(size_t n, enum gd_dtype dtype, const void *src, f
         }
         break;
     case GD_DTYPE_I8:
+    case GD_DTYPE_U8:
     case GD_DTYPE_OTHER:
         break;
     }

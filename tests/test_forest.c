@@ -67,7 +67,7 @@ static struct gd_str make_file(const struct forest *v, const char *header)
         "{\"threshold\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]},"
         "\"leaf\":{\"dtype\":\"F32\",\"shape\":[2,4,11],\"data_offsets\":[16,368]},"
         "\"bias\":{\"dtype\":\"F32\",\"shape\":[11],\"data_offsets\":[368,412]},"
-        "\"feature\":{\"dtype\":\"I8\",\"shape\":[2,2],\"data_offsets\":[412,416]}}";
+        "\"feature\":{\"dtype\":\"U8\",\"shape\":[2,2],\"data_offsets\":[412,416]}}";
     const char *text = header ? header : right;
     const uint64_t len = (strlen(text) + 7) / 8 * 8;
     size_t n = 0;
@@ -156,16 +156,16 @@ static void test_refused(void **state)
     refused(*state, make_file(&v, "{}"), "");
     refused(*state,
             make_file(&zeros,
-                      "{\"feature\":{\"dtype\":\"I8\",\"shape\":[52,8],\"data_offsets\":[0,416]}}"),
+                      "{\"feature\":{\"dtype\":\"U8\",\"shape\":[52,8],\"data_offsets\":[0,416]}}"),
             "'threshold'");
     refused(*state,
             make_file(
-                &v, "{\"feature\":{\"dtype\":\"I8\",\"shape\":[32,13],\"data_offsets\":[0,416]}}"),
+                &v, "{\"feature\":{\"dtype\":\"U8\",\"shape\":[32,13],\"data_offsets\":[0,416]}}"),
             "a depth of 1 to 8");
     refused(*state,
             make_file(
                 &v, "{\"feature\":{\"dtype\":\"F32\",\"shape\":[52,2],\"data_offsets\":[0,416]}}"),
-            "'feature' of type I8");
+            "'feature' of type U8");
     v.feature[1][1] = 3;
     refused(*state, make_file(&v, NULL), "asks for number 3 of 3 features");
     v = example();

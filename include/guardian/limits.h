@@ -94,6 +94,8 @@
 /* Evidence (server/guard/evidence.h) */
 #define GD_EVIDENCE_TEXT_BYTES 8192 /* of a text: its first */
 #define GD_EVIDENCE_COUNT_MAX 64
+#define GD_EVIDENCE_CALLS_MAX 16 /* that are measured: the last */
+#define GD_EVIDENCE_REQUEST_MAX 8 /* user texts that are asked for at once */
 #define GD_EVIDENCE_WEIGHT_MAX 16
 #define GD_FOREST_BYTES_MAX (16 * GD_MIB)
 #define GD_FOREST_TREES_MAX 4096

@@ -14,7 +14,7 @@
 #include "guardian/limits.h"
 #include "guardian/status.h"
 
-enum gd_dtype { GD_DTYPE_F32, GD_DTYPE_F16, GD_DTYPE_BF16, GD_DTYPE_I8, GD_DTYPE_OTHER };
+enum gd_dtype { GD_DTYPE_F32, GD_DTYPE_F16, GD_DTYPE_BF16, GD_DTYPE_I8, GD_DTYPE_U8, GD_DTYPE_OTHER };
 
 struct gd_tensor_info {
     struct gd_str name;

@@ -81,7 +81,7 @@ static int find_one(struct finder *f, const char *name, uint64_t rows, uint64_t 
         return gd_err_set(err, GD_EMODEL, "tensor '%s' has the shape %s, config.json implies %s",
                           name, have, need);
     }
-    if (t->dtype == GD_DTYPE_OTHER)
+    if (t->dtype == GD_DTYPE_U8 || t->dtype == GD_DTYPE_OTHER)
         return gd_err_set(err, GD_EMODEL, "tensor '%s' must be F32, F16, BF16 or I8", name);
     const struct gd_tensor_info *scale;
     int rc = gd_tensor_scale(f->set, t, &scale, err);

@@ -27,7 +27,7 @@ static const struct {
     {"U64", 64, GD_DTYPE_OTHER},        {"I32", 32, GD_DTYPE_OTHER},
     {"U32", 32, GD_DTYPE_OTHER},        {"I16", 16, GD_DTYPE_OTHER},
     {"U16", 16, GD_DTYPE_OTHER},        {"I8", 8, GD_DTYPE_I8},
-    {"U8", 8, GD_DTYPE_OTHER},          {"BOOL", 8, GD_DTYPE_OTHER},
+    {"U8", 8, GD_DTYPE_U8},             {"BOOL", 8, GD_DTYPE_OTHER},
     {"F8_E4M3", 8, GD_DTYPE_OTHER},     {"F8_E5M2", 8, GD_DTYPE_OTHER},
     {"F8_E8M0", 8, GD_DTYPE_OTHER},     {"F8_E4M3FNUZ", 8, GD_DTYPE_OTHER},
     {"F8_E5M2FNUZ", 8, GD_DTYPE_OTHER}, {"F6_E2M3", 6, GD_DTYPE_OTHER},

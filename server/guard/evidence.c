@@ -1,7 +1,7 @@
 /* evidence.c - see evidence.h.
  *
- * The notes kept what was found when each call was made. What takes longer is measured here, once, for
- * the last two calls, the last result and the last answer. */
+ * What is measured of a result or an answer replaces that of the one before; of calls the last few are kept,
+ * because later results tell more of them. */
 #include "evidence.h"
 
 #include "evidence_parts.h"
@@ -11,7 +11,7 @@
 
 #define SYSTEM_TEXTS 8 /* that are read */
 
-static_assert((int)GD_EVIDENCE_FEATURES <= INT8_MAX, "a forest numbers features in 8 bits");
+static_assert((int)GD_EVIDENCE_FEATURES <= UINT8_MAX, "a forest numbers features in 8 bits");
 
 const char *const gd_evidence_names[GD_EVIDENCE_FEATURES] = {
 #define X(name) #name,
@@ -43,17 +43,177 @@ float gd_evidence_share_in(const struct gd_measure *m, const struct gd_text_keys
     return gd_share(gd_keyset_count(&m->notes->words, &other->set, k->key, k->n), k->n);
 }
 
-static void measure_result(struct gd_measure *m)
+struct gd_measure *gd_evidence_open(struct gd_notes *n)
+{
+    const size_t events = n->traj->n_events + 1;
+    struct gd_measure *m = gd_arena_alloc(n->arena, sizeof *m);
+    if (m == NULL)
+        return NULL;
+    m->notes = n;
+    m->calls = gd_arena_calloc(n->arena, GD_EVIDENCE_CALLS_MAX, sizeof *m->calls);
+    m->results = gd_arena_calloc(n->arena, events, sizeof *m->results);
+    if (m->calls == NULL || m->results == NULL)
+        return NULL;
+    uint32_t calls = 0;
+    for (uint32_t i = 0; i < n->traj->n_events; i++)
+        calls += n->traj->events[i].kind == GD_EVENT_CALL;
+    m->first = calls > GD_EVIDENCE_CALLS_MAX ? calls - GD_EVIDENCE_CALLS_MAX : 0;
+    for (int i = 0; i < GD_EVIDENCE_FEATURES; i++)
+        m->out[i] = -1;
+    m->out[GD_EVIDENCE_system_rights] = 0;
+    gd_buf_init(&m->user, GD_NOTE_TEXT_BYTES_MAX);
+    gd_buf_init(&m->values, GD_NOTE_TEXT_BYTES_MAX);
+    gd_buf_init(&m->property, GD_NOTE_TEXT_BYTES_MAX);
+    return m;
+}
+
+void gd_evidence_close(struct gd_measure *m)
+{
+    if (m == NULL)
+        return;
+    gd_buf_free(&m->user);
+    gd_buf_free(&m->values);
+    gd_buf_free(&m->property);
+}
+
+/* ---- what happens ---- */
+
+static void measure_system(struct gd_measure *m, struct gd_str text)
+{
+    struct gd_words *w = &m->notes->words;
+    float listed[GD_LISTS], *rights = &m->out[GD_EVIDENCE_system_rights];
+    if (m->systems++ >= SYSTEM_TEXTS)
+        return;
+    gd_words_plain(w, gd_head(text));
+    gd_evidence_count_lists(w, listed);
+    *rights = gd_capped((size_t)(*rights + listed[GD_LIST_RIGHTS]));
+}
+
+struct gd_str gd_evidence_request(const struct gd_measure *m, uint32_t back)
+{
+    const uint32_t event = m->user_event[(m->n_users - 1 - back) % GD_EVIDENCE_REQUEST_MAX];
+    return gd_head(m->notes->traj->events[event].text);
+}
+
+/* The request is the user's texts since the last call, at least two. */
+static void measure_user(struct gd_measure *m, uint32_t event)
+{
+    static const struct {
+        enum gd_evidence feature;
+        enum gd_list list;
+    } counted[] = {
+        {GD_EVIDENCE_asked_rights, GD_LIST_RIGHTS},
+        {GD_EVIDENCE_asked_claims, GD_LIST_CLAIMS},
+        {GD_EVIDENCE_asked_changes, GD_LIST_CHANGES},
+        {GD_EVIDENCE_asked_reads, GD_LIST_READS},
+        {GD_EVIDENCE_asked_again, GD_LIST_AGAIN},
+        {GD_EVIDENCE_asked_confirms, GD_LIST_CONFIRMS},
+        {GD_EVIDENCE_asked_conditions, GD_LIST_CONDITIONS},
+        {GD_EVIDENCE_asked_negations, GD_LIST_NEGATIONS},
+        {GD_EVIDENCE_asked_relative, GD_LIST_RELATIVE},
+        {GD_EVIDENCE_asked_removes, GD_LIST_REMOVES},
+        {GD_EVIDENCE_asked_rules, GD_LIST_RULES},
+    };
+    struct gd_notes *n = m->notes;
+    float listed[GD_LISTS];
+    m->user_event[m->n_users++ % GD_EVIDENCE_REQUEST_MAX] = event;
+    const uint32_t since = m->n_users - m->users_at_call;
+    const uint32_t all = m->n_users < GD_EVIDENCE_REQUEST_MAX ? m->n_users : GD_EVIDENCE_REQUEST_MAX;
+    m->n_request = since < 2 ? 2 : since;
+    m->n_request = m->n_request < all ? m->n_request : all;
+    memset(&m->asked, 0, sizeof m->asked);
+    m->verbs = 0;
+    for (uint32_t back = 0; back < m->n_request; back++) { /* the last one first: it must have room */
+        gd_words_plain(&n->words, gd_evidence_request(m, back));
+        gd_evidence_add_keys(&n->words, &m->asked);
+        gd_evidence_count_lists(&n->words, listed);
+        m->verbs |= gd_evidence_lists(listed);
+        if (back > 0)
+            continue;
+        gd_evidence_keep(&n->words, &m->user);
+        for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
+            m->out[counted[i].feature] = listed[counted[i].list];
+    }
+}
+
+void gd_evidence_text(struct gd_measure *m, uint32_t event)
+{
+    const struct gd_event *ev = &m->notes->traj->events[event];
+    if (ev->kind == GD_EVENT_SYSTEM)
+        measure_system(m, ev->text);
+    else
+        measure_user(m, event);
+}
+
+static float larger(float a, float b)
+{
+    return a > b ? a : b;
+}
+
+/* A call is no longer one of the last two. */
+static void fold_earlier(struct gd_measure *m, const struct gd_measured_call *c)
+{
+    float *out = m->out;
+    const float *of = c->of;
+    const float strange = of[AT_strange_words] + of[AT_strange_numbers];
+    const float power = of[AT_power_name] + larger(of[AT_power_about], 0);
+    float *covered = &out[GD_EVIDENCE_earlier_covered];
+    out[GD_EVIDENCE_earlier_strange] = larger(out[GD_EVIDENCE_earlier_strange], strange);
+    out[GD_EVIDENCE_earlier_power] = larger(out[GD_EVIDENCE_earlier_power], power);
+    out[GD_EVIDENCE_earlier_twin] = larger(out[GD_EVIDENCE_earlier_twin], of[AT_twin_core]);
+    out[GD_EVIDENCE_earlier_strong] =
+        larger(out[GD_EVIDENCE_earlier_strong], of[AT_strong_strange]);
+    out[GD_EVIDENCE_earlier_changes] = larger(out[GD_EVIDENCE_earlier_changes], of[AT_changes]);
+    *covered = *covered < 0 || of[AT_covered] < *covered ? of[AT_covered] : *covered;
+}
+
+void gd_evidence_call(struct gd_measure *m)
+{
+    const uint32_t number = m->notes->n_calls - 1;
+    m->users_at_call = m->n_users;
+    if (number < m->first)
+        return;
+    if (m->n_calls > 1)
+        fold_earlier(m, &m->calls[m->n_calls - 2]);
+    struct gd_measured_call *c = &m->calls[m->n_calls++];
+    c->call = number;
+    gd_evidence_measure_call(m, &m->notes->calls[number], c);
+}
+
+/* Words that calls had before anybody: another call's result, whose words are in hand, has them now. */
+static void find_late(struct gd_measure *m, int64_t own)
+{
+    const struct gd_buf *text = &m->notes->words.text;
+    for (uint32_t i = 0; i < m->n_calls; i++) {
+        struct gd_measured_call *c = &m->calls[i];
+        uint32_t kept = 0;
+        for (uint32_t k = 0; k < c->n_strange && c->call != own; k++) {
+            const struct gd_str word = c->strange[k];
+            if (memmem(text->data, text->len, word.ptr - 1, word.len + 2) != NULL)
+                c->late++;
+            else
+                c->strange[kept++] = word;
+        }
+        if (c->call != own)
+            c->n_strange = kept;
+    }
+}
+
+void gd_evidence_result(struct gd_measure *m, uint32_t event, int64_t call, struct gd_str shown)
 {
     struct gd_notes *n = m->notes;
-    const struct gd_event *ev = &n->traj->events[n->last_result];
-    float *out = m->out;
-    float listed[GD_LISTS];
-    gd_words_plain(&n->words, gd_head(gd_result_text(ev)));
+    float *out = m->out, listed[GD_LISTS];
+    const int64_t own = call >= 0 ? (int64_t)n->call_at[call] : -1;
+    memset(&m->result, 0, sizeof m->result);
+    gd_words_plain(&n->words, gd_head(shown));
+    find_late(m, own);
     gd_evidence_count_lists(&n->words, listed);
     gd_evidence_add_keys(&n->words, &m->result);
+    if (own >= 0)
+        m->results[own] = (struct gd_result_words){(uint8_t)listed[GD_LIST_TROUBLE],
+                                                   (uint8_t)listed[GD_LIST_OPEN]};
     out[GD_EVIDENCE_result_empty] = (float)(n->words.text.len <= 1);
-    out[GD_EVIDENCE_result_error] = (float)ev->is_error;
+    out[GD_EVIDENCE_result_error] = (float)n->traj->events[event].is_error;
     out[GD_EVIDENCE_result_trouble] = listed[GD_LIST_TROUBLE];
     out[GD_EVIDENCE_result_orders] = listed[GD_LIST_ORDERS];
     out[GD_EVIDENCE_result_keys] = gd_capped(m->result.n);
@@ -63,13 +223,21 @@ static void measure_result(struct gd_measure *m)
     out[GD_EVIDENCE_arguments_result] = gd_evidence_share_in(m, &m->arguments, &m->result);
 }
 
-static void measure_answer(struct gd_measure *m)
+static size_t count_questions(struct gd_str text)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < text.len; i++)
+        count += text.ptr[i] == '?';
+    return count;
+}
+
+void gd_evidence_answer(struct gd_measure *m, uint32_t event)
 {
     struct gd_notes *n = m->notes;
-    float *out = m->out;
-    const struct gd_str words =
-        gd_words_plain(&n->words, gd_head(n->traj->events[n->last_answer].text));
-    float listed[GD_LISTS];
+    float *out = m->out, listed[GD_LISTS];
+    const struct gd_str text = gd_head(n->traj->events[event].text);
+    const struct gd_str words = gd_words_plain(&n->words, text);
+    memset(&m->answer, 0, sizeof m->answer);
     gd_evidence_count_lists(&n->words, listed);
     gd_evidence_add_keys(&n->words, &m->answer);
     uint32_t all = 0, fresh = 0;
@@ -86,8 +254,13 @@ static void measure_answer(struct gd_measure *m)
     out[GD_EVIDENCE_answer_asked] = gd_evidence_share_in(m, &m->answer, &m->asked);
     out[GD_EVIDENCE_answer_new_words] = gd_share(fresh, all);
     out[GD_EVIDENCE_answer_trouble] = listed[GD_LIST_TROUBLE];
+    out[GD_EVIDENCE_answer_done] = listed[GD_LIST_DONE];
+    out[GD_EVIDENCE_answer_questions] = gd_capped(count_questions(text));
+    out[GD_EVIDENCE_arguments_answer] = gd_evidence_share_in(m, &m->arguments, &m->answer);
     out[GD_EVIDENCE_result_answer] = gd_evidence_share_in(m, &m->result, &m->answer);
 }
+
+/* ---- the end ---- */
 
 static void measure_calls(struct gd_measure *m)
 {
@@ -117,77 +290,54 @@ static void measure_calls(struct gd_measure *m)
     out[GD_EVIDENCE_most_new] = (float)most_new;
 }
 
-/* What system texts, and the user's last two, say. */
-static void measure_texts(struct gd_measure *m)
+/* Functions beside the last two user texts. */
+static void measure_functions(struct gd_measure *m)
 {
     struct gd_notes *n = m->notes;
-    float *out = m->out, listed[GD_LISTS];
-    size_t rights = 0;
-    uint32_t systems = 0;
-    for (uint32_t i = 0; i < n->traj->n_events && systems < SYSTEM_TEXTS; i++) {
-        if (n->traj->events[i].kind != GD_EVENT_SYSTEM)
-            continue;
-        systems++;
-        gd_words_plain(&n->words, gd_head(n->traj->events[i].text));
-        gd_evidence_count_lists(&n->words, listed);
-        rights += (size_t)listed[GD_LIST_RIGHTS];
+    uint32_t best = 0;
+    float name = 0;
+    gd_notes_fits(n);
+    for (uint32_t i = 0; i < n->n_tools; i++) {
+        const struct gd_noted_tool *t = &n->tools[i];
+        best = t->fit > best ? t->fit : best;
+        name = larger(name, gd_share(gd_keyset_count(&n->words, &n->asked, t->name, t->n_name),
+                                     t->n_name));
     }
-    out[GD_EVIDENCE_system_rights] = gd_capped(rights);
-    for (uint32_t back = 1; back <= 2; back++) { /* the last one first: it must have room */
-        const uint32_t event = n->user_event[(n->turns + 2 - back) % 2];
-        if (event == UINT32_MAX)
-            continue;
-        gd_words_plain(&n->words, gd_head(n->traj->events[event].text));
-        gd_evidence_add_keys(&n->words, &m->asked);
-        if (back > 1)
-            continue;
-        gd_evidence_count_lists(&n->words, listed);
-        gd_evidence_keep(&n->words, &m->user);
-        out[GD_EVIDENCE_asked_rights] = listed[GD_LIST_RIGHTS];
-        out[GD_EVIDENCE_asked_claims] = listed[GD_LIST_CLAIMS];
-        out[GD_EVIDENCE_asked_changes] = listed[GD_LIST_CHANGES];
-        out[GD_EVIDENCE_asked_reads] = listed[GD_LIST_READS];
-    }
+    m->out[GD_EVIDENCE_tools] = (float)n->n_tools;
+    m->out[GD_EVIDENCE_best_fit] = gd_capped(best);
+    m->out[GD_EVIDENCE_best_name] = name;
 }
 
-static void measure_trajectory(struct gd_measure *m)
+static void measure_late(struct gd_measure *m)
+{
+    uint32_t late = 0;
+    for (uint32_t i = 0; i < m->n_calls; i++)
+        late += m->calls[i].late;
+    m->out[GD_EVIDENCE_late] = gd_capped(late);
+    m->out[GD_EVIDENCE_late_prev] = m->n_calls > 1 ? (float)m->calls[m->n_calls - 2].late : -1;
+}
+
+int gd_evidence_finish(struct gd_measure *m, float out[GD_EVIDENCE_FEATURES])
 {
     struct gd_notes *n = m->notes;
-    float *out = m->out;
+    const size_t block = sizeof m->calls[0].of;
     uint32_t last = n->traj->n_events;
     while (last > 0 && n->traj->events[last - 1].kind == GD_EVENT_CATALOG)
         last--;
     measure_calls(m);
-    out[GD_EVIDENCE_turns] = gd_capped(n->turns);
-    out[GD_EVIDENCE_calls_since_user] = gd_capped(n->since);
-    out[GD_EVIDENCE_tools] = (float)n->n_tools;
-    out[GD_EVIDENCE_last_kind] = last > 0 ? (float)n->traj->events[last - 1].kind : -1;
-    out[GD_EVIDENCE_said_rights] = (float)gd_evidence_said_rights(n);
-    measure_texts(m);
-}
-
-int gd_evidence_measure(struct gd_notes *n, float out[GD_EVIDENCE_FEATURES])
-{
-    struct gd_measure *m = gd_arena_alloc(n->arena, sizeof *m);
-    if (m == NULL)
-        return GD_ENOMEM;
-    m->notes = n;
-    m->out = out;
-    for (int i = 0; i < GD_EVIDENCE_FEATURES; i++)
-        out[i] = -1;
-    gd_buf_init(&m->user, GD_NOTE_TEXT_BYTES_MAX);
-    gd_buf_init(&m->values, GD_NOTE_TEXT_BYTES_MAX);
-    measure_trajectory(m);
-    if (n->n_calls > 1)
-        gd_evidence_call(m, &n->calls[n->n_calls - 2], out + GD_EVIDENCE_prev_from_user);
-    if (n->n_calls > 0)
-        gd_evidence_call(m, &n->calls[n->n_calls - 1], out + GD_EVIDENCE_last_from_user);
-    if (n->last_result != UINT32_MAX)
-        measure_result(m);
-    if (n->last_answer != UINT32_MAX)
-        measure_answer(m);
-    const int failed = m->user.failed ? m->user.failed : m->values.failed;
-    gd_buf_free(&m->user);
-    gd_buf_free(&m->values);
+    measure_functions(m);
+    measure_late(m);
+    m->out[GD_EVIDENCE_turns] = gd_capped(n->turns);
+    m->out[GD_EVIDENCE_calls_since_user] = gd_capped(n->since);
+    m->out[GD_EVIDENCE_last_kind] = last > 0 ? (float)n->traj->events[last - 1].kind : -1;
+    m->out[GD_EVIDENCE_said_rights] = (float)gd_evidence_said_rights(n);
+    if (m->n_calls > 1)
+        memcpy(&m->out[GD_EVIDENCE_prev_from_user], m->calls[m->n_calls - 2].of, block);
+    if (m->n_calls > 0)
+        memcpy(&m->out[GD_EVIDENCE_last_from_user], m->calls[m->n_calls - 1].of, block);
+    memcpy(out, m->out, sizeof m->out);
+    const int failed = m->user.failed     ? m->user.failed
+                       : m->values.failed ? m->values.failed
+                                          : m->property.failed;
     return failed ? failed : gd_notes_failed(n);
 }

@@ -2,19 +2,20 @@
  * server/guard.
  *
  * Counts and shares from comparing names, schemas and words; no meaning. GD_EVIDENCE_FEATURES names
- * them in their order. -1: there is no such call, result or answer. Of texts the first
- * GD_EVIDENCE_TEXT_BYTES count, of histories (words.h) what they hold, of functions the first
+ * them in their order. The request is the user's texts since the last call, at least the last two and at
+ * most GD_EVIDENCE_REQUEST_MAX. Everything is measured when it happens, beside what was said until then, and never
+ * again. -1: there is no such call, result or answer. Of texts the first GD_EVIDENCE_TEXT_BYTES count, of
+ * histories (words.h) what they hold, of calls the last GD_EVIDENCE_CALLS_MAX, of functions the first
  * GD_NOTE_TOOLS_MAX, of system texts the first 8. Every count is at most GD_EVIDENCE_COUNT_MAX (of tools,
- * GD_NOTE_TOOLS_MAX), shares are 0 to 1. What was said is looked up when all has happened. What changes
- * here makes another input: forests are trained on these very numbers (`guardian render` shows them) and
- * name the features they were trained with. */
+ * GD_NOTE_TOOLS_MAX), shares are 0 to 1. What changes here makes another input: forests are trained on
+ * these very numbers (`guardian render` shows them) and name the features they were trained with. */
 #ifndef GUARDIAN_GUARD_EVIDENCE_H
 #define GUARDIAN_GUARD_EVIDENCE_H
 
 #include "notes.h"
 
-/* Of the last call (last_) and of the one before it (prev_). Keys: words.h. asked: the keys of the last
- * two user texts. A specific is a word with a digit in them. */
+/* Of the last call (last_) and of the one before it (prev_). Keys: words.h. asked: the keys of the
+ * request. A specific is a word with a digit in them. */
 #define GD_EVIDENCE_OF_CALL(X, p)                                                                  \
     X(p##from_user) /* arguments by origin: prompt.h, NOTES */                                     \
     X(p##from_result)                                                                              \
@@ -40,9 +41,14 @@
     X(p##more_parameters) /* how many parameters more the called one has */                        \
     X(p##changes)         /* words of its name that change something, that read */                 \
     X(p##reads)                                                                                    \
+    X(p##verbs_asked)     /* groups of verbs in its name that the user's last two texts have, that they */ \
+    X(p##verbs_strange)   /* lack, and of those the ones that remove, send, pay or run */          \
+    X(p##strong_strange)                                                                           \
     X(p##power_name) /* words of power in its name, its description */                             \
     X(p##power_about)                                                                              \
+    X(p##power_stems) /* parts of words of power in its name without the namespace */              \
     X(p##rules_name) /* words of administration in its name */                                     \
+    X(p##removes)    /* words that remove */                                                       \
     X(p##missing)    /* required arguments that it lacks */                                        \
     X(p##unknown)    /* arguments that the schema lacks, or has with another type */               \
     X(p##mistyped)                                                                                 \
@@ -50,9 +56,13 @@
     X(p##specifics) /* and those that its arguments lack */                                        \
     X(p##unused)                                                                                   \
     X(p##unused_names)  /* capitalised words in the user's last text that its arguments lack */    \
+    X(p##replaced)      /* the smaller of what they lack of the request and of what nobody said */ \
     X(p##near)          /* words of arguments that nobody said, but nearly */                      \
-    X(p##strange_words) /* that nobody said; the same with a digit, unless in another form */      \
-    X(p##strange_numbers)                                                                          \
+    X(p##strange_words)   /* that nobody said; the same with a digit, unless in another form; */   \
+    X(p##strange_numbers) /* those of a date or time; values that are two to five capitals; */     \
+    X(p##strange_dates)                                                                            \
+    X(p##strange_codes)                                                                            \
+    X(p##offered)       /* words nobody said that the schema of the argument has */                \
     X(p##about_asked)     /* shares of keys: of its description that are asked for, */             \
     X(p##arguments_asked) /* of its arguments that are asked for, */                               \
     X(p##covered)         /* asked for that its name, description or arguments have */
@@ -72,6 +82,23 @@
     X(unknown_calls) /* of functions that are not known */                                         \
     X(widest_gap)    /* largest fit_gap and from_new of any call */                                \
     X(most_new)                                                                                    \
+    X(late)          /* words of calls that nobody had said, found later in another call's result; */ \
+    X(late_prev)     /* those of the call before the last one */                                   \
+    X(earlier_strange) /* most of any call before the last two: strange words and numbers, */      \
+    X(earlier_power)   /* words of power, */                                                       \
+    X(earlier_twin)    /* twin_core, */                                                            \
+    X(earlier_strong)  /* strong_strange, */                                                       \
+    X(earlier_changes) /* changes; least covered */                                                \
+    X(earlier_covered)                                                                             \
+    X(best_fit)      /* of all functions to the last two user texts, with and without a call; */   \
+    X(best_name)     /* the largest share of a name's keys */                                      \
+    X(asked_again)   /* words of the user's last text: of doing it once more, of consent, of */    \
+    X(asked_confirms) /* conditions, of negation, of time that another tells */                    \
+    X(asked_conditions)                                                                            \
+    X(asked_negations)                                                                             \
+    X(asked_relative)                                                                              \
+    X(asked_removes) /* words that remove, of administration, in it */                             \
+    X(asked_rules)                                                                                 \
     X(said_rights)   /* words of rights and roles in system and user texts */                      \
     X(system_rights) /* in system texts, in the user's last text */                                \
     X(asked_rights)                                                                                \
@@ -98,7 +125,10 @@
     X(answer_result)    /* shares of its keys: in the last result, */                              \
     X(answer_asked)     /* asked for */                                                            \
     X(answer_new_words) /* share of its words that nobody said before */                           \
-    X(answer_trouble)   /* words of failure */                                                     \
+    X(answer_trouble)   /* words of failure, of what was done; question marks */                   \
+    X(answer_done)                                                                                 \
+    X(answer_questions)                                                                            \
+    X(arguments_answer) /* shares of the arguments' keys that are in it; */                        \
     X(result_answer)    /* share of the result's keys that are in it */
 
 #define GD_EVIDENCE_ALL(X)                                                                         \
@@ -117,7 +147,19 @@ enum gd_evidence {
 
 extern const char *const gd_evidence_names[GD_EVIDENCE_FEATURES];
 
-/* After everything has happened to the notes. GD_ENOMEM. */
-int gd_evidence_measure(struct gd_notes *n, float out[GD_EVIDENCE_FEATURES]);
+struct gd_measure;
+
+/* Nothing has happened yet. In the arena of the notes, but for its buffers; NULL when there is no memory. */
+struct gd_measure *gd_evidence_open(struct gd_notes *n);
+void gd_evidence_close(struct gd_measure *m); /* NULL is allowed */
+
+/* What happens, in order, each after the notes took it (notes.h). */
+void gd_evidence_text(struct gd_measure *m, uint32_t event);
+void gd_evidence_call(struct gd_measure *m);
+void gd_evidence_result(struct gd_measure *m, uint32_t event, int64_t call, struct gd_str shown);
+void gd_evidence_answer(struct gd_measure *m, uint32_t event);
+
+/* After everything has happened. GD_ENOMEM. */
+int gd_evidence_finish(struct gd_measure *m, float out[GD_EVIDENCE_FEATURES]);
 
 #endif

@@ -155,6 +155,7 @@ static void find_twins(struct gd_measure *m, struct gd_str name, int32_t own, fl
     memset(&m->core, 0, sizeof m->core);
     add_pairs(&m->called, name, &m->called);
     add_pairs(&m->core, plain_name(core, plain), &m->core);
+    out[AT_power_stems] = (float)gd_evidence_stems(plain_name(core, plain));
     out[AT_twin_name] = out[AT_twin_about] = out[AT_twin_core] = out[AT_twin_words] = 0;
     for (uint32_t i = 0; i < n->n_tools; i++) {
         const struct gd_noted_tool *t = &n->tools[i];
@@ -195,7 +196,7 @@ static_assert(AT_from_new - AT_from_user == (int)GD_FROM_NEW - (int)GD_FROM_USER
 static void copy_found(const struct gd_noted_call *c, float *out)
 {
     for (int o = 0; o < GD_ORIGINS; o++)
-        out[AT_from_user + o] = (float)c->from[o];
+        out[AT_from_user + o] = c->looked ? (float)c->from[o] : -1;
     out[AT_again] = (float)(c->again + (c->spoke_since ? 3 : 0));
     out[AT_same_name] = gd_capped(c->same_name);
     out[AT_name_asked] = (float)c->asked;
@@ -207,10 +208,9 @@ static void copy_found(const struct gd_noted_call *c, float *out)
 }
 
 /* What came of the same call before. */
-static void measure_again(struct gd_measure *m, const struct gd_noted_call *c, float *out)
+static void measure_again(const struct gd_measure *m, const struct gd_noted_call *c, float *out)
 {
-    struct gd_notes *n = m->notes;
-    float listed[GD_LISTS];
+    const struct gd_notes *n = m->notes;
     out[AT_again_between] = out[AT_again_trouble] = out[AT_again_open] = -1;
     if (c->twin < 0)
         return;
@@ -218,10 +218,20 @@ static void measure_again(struct gd_measure *m, const struct gd_noted_call *c, f
     out[AT_again_between] = gd_capped((uint32_t)(c - twin) - 1);
     if (twin->result == UINT32_MAX)
         return;
-    gd_words_plain(&n->words, gd_head(gd_result_text(&n->traj->events[twin->result])));
-    gd_evidence_count_lists(&n->words, listed);
-    out[AT_again_trouble] = listed[GD_LIST_TROUBLE];
-    out[AT_again_open] = listed[GD_LIST_OPEN];
+    out[AT_again_trouble] = m->results[c->twin].trouble;
+    out[AT_again_open] = m->results[c->twin].open;
+}
+
+/* What the name says is done, beside what is asked for. */
+static void measure_verbs(const struct gd_measure *m, uint32_t lists, float *out)
+{
+    const uint32_t strong = 1u << GD_LIST_REMOVES | 1u << GD_LIST_SENDS | 1u << GD_LIST_PAYS |
+                            1u << GD_LIST_RUNS;
+    const uint32_t verbs =
+        strong | 1u << GD_LIST_MAKES | 1u << GD_LIST_BOOKS | 1u << GD_LIST_EDITS | 1u << GD_LIST_FINDS;
+    out[AT_verbs_asked] = (float)__builtin_popcount(lists & verbs & m->verbs);
+    out[AT_verbs_strange] = (float)__builtin_popcount(lists & verbs & ~m->verbs);
+    out[AT_strong_strange] = (float)__builtin_popcount(lists & strong & ~m->verbs);
 }
 
 /* The share of what is asked for that the call's name, description or arguments have. */
@@ -238,8 +248,10 @@ static float covered(const struct gd_measure *m)
     return gd_share(count, m->asked.n);
 }
 
-void gd_evidence_call(struct gd_measure *m, const struct gd_noted_call *c, float *out)
+void gd_evidence_measure_call(struct gd_measure *m, const struct gd_noted_call *c,
+                              struct gd_measured_call *call)
 {
+    float *out = call->of;
     struct gd_notes *n = m->notes;
     struct gd_words *w = &n->words;
     const struct gd_event *ev = &n->traj->events[c->event];
@@ -254,6 +266,8 @@ void gd_evidence_call(struct gd_measure *m, const struct gd_noted_call *c, float
     gd_words_of(w, gd_head(ev->name), true);
     gd_evidence_count_lists(w, listed);
     gd_evidence_add_keys(w, &m->name);
+    measure_verbs(m, gd_evidence_lists(listed), out);
+    out[AT_removes] = listed[GD_LIST_REMOVES];
     out[AT_power_name] = listed[GD_LIST_POWER];
     out[AT_changes] = listed[GD_LIST_CHANGES];
     out[AT_rules_name] = listed[GD_LIST_RULES];
@@ -269,7 +283,7 @@ void gd_evidence_call(struct gd_measure *m, const struct gd_noted_call *c, float
     out[AT_missing] = out[AT_unknown] = out[AT_mistyped] = out[AT_optional] = -1;
     if (tool && gd_json_is(tool->schema, GD_JSON_OBJECT))
         match_schema(tool->schema, ev->payload, out);
-    gd_evidence_values(m, ev, out);
+    gd_evidence_values(m, ev, tool, call);
     out[AT_about_asked] = gd_evidence_share_in(m, &m->about, &m->asked);
     out[AT_arguments_asked] = gd_evidence_share_in(m, &m->arguments, &m->asked);
     out[AT_covered] = covered(m);

@@ -15,6 +15,20 @@ enum gd_list {
     GD_LIST_TROUBLE, /* of a result: it failed */
     GD_LIST_OPEN,    /* of a result: it is not finished */
     GD_LIST_ORDERS,  /* of a result: it asks for something */
+    GD_LIST_AGAIN,   /* of a user: something may be done once more, */
+    GD_LIST_CONFIRMS,
+    GD_LIST_CONDITIONS,
+    GD_LIST_NEGATIONS,
+    GD_LIST_RELATIVE, /* a time that another one tells */
+    GD_LIST_DONE,     /* of an answer: something was done */
+    GD_LIST_MAKES,    /* of names and users, what is to be done: verbs of one group */
+    GD_LIST_REMOVES,
+    GD_LIST_SENDS,
+    GD_LIST_PAYS,
+    GD_LIST_BOOKS,
+    GD_LIST_EDITS,
+    GD_LIST_RUNS,
+    GD_LIST_FINDS,
     GD_LISTS
 };
 
@@ -31,16 +45,47 @@ struct gd_pairs {
     uint32_t n;
 };
 
+/* Numbers of a call's features in its block. */
+enum gd_call_feature {
+#define X(name) AT##name,
+    GD_EVIDENCE_OF_CALL(X, _)
+#undef X
+        GD_CALL_FEATURES
+};
+
+#define GD_STRANGE_MAX 8 /* words of a call whose later appearance is looked for */
+
+/* What is kept of a call that was measured. */
+struct gd_measured_call {
+    float of[GD_CALL_FEATURES];
+    uint32_t call;                        /* its number in the notes */
+    struct gd_str strange[GD_STRANGE_MAX]; /* words that nobody had said, with spaces around; in the arena */
+    uint32_t n_strange, late; /* late: of them, found since in another call's result */
+};
+
+/* What the first words of a call's result told, by the number of the call. */
+struct gd_result_words {
+    uint8_t trouble, open;
+};
+
 struct gd_measure {
     struct gd_notes *notes;
-    float *out;
-    struct gd_text_keys asked; /* of the last two user texts */
+    struct gd_measured_call *calls; /* [GD_EVIDENCE_CALLS_MAX], in turn */
+    struct gd_result_words *results; /* [events] */
+    uint32_t n_calls, first;         /* measured; calls before that one are not */
+    uint32_t systems;                /* texts read */
+    float out[GD_EVIDENCE_FEATURES];
+    uint32_t user_event[GD_EVIDENCE_REQUEST_MAX]; /* of the last user texts, in turn */
+    uint32_t n_users, users_at_call; /* so far, when the last call was made */
+    uint32_t n_request;              /* the last texts, which are what is asked for now */
+    struct gd_text_keys asked; /* of the request */
+    uint32_t verbs;            /* of them, as bits of enum gd_list */
     struct gd_buf user;        /* words of the last one */
     /* of the call in hand: its name, its function's description, its values, and their words */
     struct gd_text_keys name, about, arguments;
-    struct gd_buf values;
-    struct gd_pairs called, core; /* of its name, without the namespace */
-    struct gd_pairs other;        /* empty between uses */
+    struct gd_buf values, property; /* words: of the values, of an argument's schema */
+    struct gd_pairs called, core;   /* of its name, without the namespace */
+    struct gd_pairs other;          /* empty between uses */
     struct gd_text_keys result, answer;
 };
 
@@ -60,10 +105,8 @@ static inline struct gd_str gd_head(struct gd_str s)
     return (struct gd_str){s.ptr, s.len < GD_EVIDENCE_TEXT_BYTES ? s.len : GD_EVIDENCE_TEXT_BYTES};
 }
 
-static inline struct gd_str gd_result_text(const struct gd_event *ev)
-{
-    return ev->text.len > 0 || !ev->payload ? ev->text : ev->payload->raw;
-}
+/* A text of the request; 0 is the last one. */
+struct gd_str gd_evidence_request(const struct gd_measure *m, uint32_t back);
 
 /* Of the words in hand: how many are on each list; adds their keys; keeps them. */
 void gd_evidence_count_lists(const struct gd_words *w, float count[GD_LISTS]);
@@ -77,15 +120,17 @@ uint32_t gd_evidence_said_rights(const struct gd_notes *n);
 float gd_evidence_share_in(const struct gd_measure *m, const struct gd_text_keys *k,
                            const struct gd_text_keys *other);
 
-/* evidence_call.c: a block of GD_EVIDENCE_OF_CALL. evidence_values.c: its part about values. */
-void gd_evidence_call(struct gd_measure *m, const struct gd_noted_call *c, float *out);
-void gd_evidence_values(struct gd_measure *m, const struct gd_event *ev, float *out);
+/* The lists that have words, as bits. */
+uint32_t gd_evidence_lists(const float count[GD_LISTS]);
 
-/* Numbers of a call's features in its block. */
-enum gd_call_feature {
-#define X(name) AT##name,
-    GD_EVIDENCE_OF_CALL(X, _)
-#undef X
-};
+/* Parts of a name, in lower case, that say it can do much. */
+uint32_t gd_evidence_stems(struct gd_str name);
+
+/* evidence_call.c: the block of a call. evidence_values.c: its part about values, and the words that
+ * nobody said. */
+void gd_evidence_measure_call(struct gd_measure *m, const struct gd_noted_call *c,
+                              struct gd_measured_call *out);
+void gd_evidence_values(struct gd_measure *m, const struct gd_event *ev, const struct gd_tool *tool,
+                        struct gd_measured_call *out);
 
 #endif

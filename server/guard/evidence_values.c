@@ -10,7 +10,7 @@ static bool has_word(const struct gd_buf *words, struct gd_str word)
     return words->len > 0 && memmem(words->data, words->len, word.ptr - 1, word.len + 2) != NULL;
 }
 
-/* Whether it was said, before or since. */
+/* Whether it was said by anybody until now. */
 static bool is_known(const struct gd_notes *n, struct gd_str word)
 {
     const uint64_t hash = gd_words_hash(&n->words, word);
@@ -100,36 +100,111 @@ static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word)
     return false;
 }
 
-/* Words of the values that nobody said. */
-static void find_strange(struct gd_measure *m, float *out)
+/* Kept for later results: a word that nobody had said. Without memory it is not. */
+static void keep_strange(struct gd_measure *m, struct gd_str word, struct gd_measured_call *call)
 {
-    const struct gd_notes *n = m->notes;
-    const struct gd_str values = {m->values.data, m->values.len};
-    uint32_t words = 0, numbers = 0, looked_at = 0;
-    struct gd_str word;
-    for (size_t at = 0; looked_at < GD_TEXT_KEYS_MAX && gd_words_next(values, &at, &word);
-         looked_at++) {
-        if (is_known(n, word))
-            continue;
-        const bool digit = gd_word_has_digit(word);
-        words += !digit;
-        numbers += digit && !is_said_otherwise(n, word);
+    if (call->n_strange == GD_STRANGE_MAX || word.len < 3)
+        return;
+    for (uint32_t i = 0; i < call->n_strange; i++)
+        if (gd_str_eq(call->strange[i], word))
+            return;
+    char *text = gd_arena_alloc(m->notes->arena, word.len + 2);
+    if (text == NULL) {
+        m->values.failed = GD_ENOMEM;
+        return;
     }
-    out[AT_strange_words] = gd_capped(words);
-    out[AT_strange_numbers] = gd_capped(numbers);
+    memcpy(text, word.ptr - 1, word.len + 2);
+    call->strange[call->n_strange++] = (struct gd_str){text + 1, word.len};
 }
 
-/* The strings and numbers of a value, of which *left more count, each behind a space. */
-static void add_values(struct gd_buf *out, const struct gd_json *v, uint32_t *left)
+/* Two to five capitals: AAPL, EUR, LHR. */
+static bool is_code(struct gd_str s)
+{
+    size_t n = 0;
+    while (n < s.len && s.ptr[n] >= 'A' && s.ptr[n] <= 'Z')
+        n++;
+    return n == s.len && n >= 2 && n <= 5;
+}
+
+/* Numbers with what joins those of dates and times: 2026-03-09T19:00:00Z, 9/3/26. */
+static bool is_date(struct gd_str s)
+{
+    bool joined = false;
+    for (size_t i = 0; i < s.len; i++) {
+        const char c = s.ptr[i];
+        joined = joined || (i > 0 && (c == '-' || c == ':' || c == '/'));
+        if (!(c >= '0' && c <= '9') && memchr("-:/ .+TZ", c, 8) == NULL)
+            return false;
+    }
+    return joined;
+}
+
+static bool is_truth(struct gd_str word)
+{
+    static const char *const truth[] = {"true", "false", "yes", "no", "none", "null"};
+    for (size_t i = 0; i < sizeof truth / sizeof truth[0]; i++)
+        if (gd_str_eqz(word, truth[i]))
+            return true;
+    return false;
+}
+
+/* Words of a value that nobody said, of which *left more count. */
+static void find_strange(struct gd_measure *m, struct gd_str value, uint32_t *left,
+                         struct gd_measured_call *call)
+{
+    struct gd_notes *n = m->notes;
+    float *out = call->of;
+    const bool code = is_code(value), date = is_date(value);
+    const struct gd_str words = gd_words_plain(&n->words, gd_head(value));
+    struct gd_str word;
+    for (size_t at = 0; *left > 0 && gd_words_next(words, &at, &word); (*left)--) {
+        if (is_truth(word) || is_known(n, word))
+            continue;
+        const bool digit = gd_word_has_digit(word);
+        if (digit && is_said_otherwise(n, word))
+            continue;
+        enum gd_call_feature f = digit ? AT_strange_numbers : AT_strange_words;
+        if (has_word(&m->property, word))
+            f = AT_offered;
+        else if (digit && date)
+            f = AT_strange_dates;
+        else if (code)
+            f = AT_strange_codes;
+        if (f == AT_strange_words || f == AT_strange_numbers)
+            keep_strange(m, word, call);
+        out[f] = gd_capped((size_t)out[f] + 1);
+    }
+}
+
+/* The strings and numbers of a value, of which *left more count: each behind a space, with its strange
+ * words among *words. */
+static void add_values(struct gd_measure *m, const struct gd_json *v, uint32_t *left,
+                       uint32_t *words, struct gd_measured_call *call)
 {
     if (v->type == GD_JSON_STRING || v->type == GD_JSON_NUMBER) {
+        const struct gd_str value = v->type == GD_JSON_STRING ? v->str : v->raw;
         (*left)--;
-        gd_buf_add(out, " ", 1);
-        gd_buf_str(out, gd_head(v->type == GD_JSON_STRING ? v->str : v->raw));
+        gd_buf_add(&m->values, " ", 1);
+        gd_buf_str(&m->values, gd_head(value));
+        find_strange(m, value, words, call);
         return;
     }
     for (const struct gd_json *c = v->child; c != NULL && *left > 0; c = c->next)
-        add_values(out, c, left);
+        add_values(m, c, left, words, call);
+}
+
+/* The words of what the schema says of an argument. */
+static void read_property(struct gd_measure *m, const struct gd_tool *tool, struct gd_str key)
+{
+    const struct gd_json *properties = tool ? gd_json_get(tool->schema, "properties") : NULL;
+    m->property.len = 0;
+    for (const struct gd_json *c = gd_json_is(properties, GD_JSON_OBJECT) ? properties->child : NULL;
+         c != NULL; c = c->next)
+        if (gd_str_eq(c->key, key)) {
+            gd_words_plain(&m->notes->words, gd_head(c->raw));
+            gd_evidence_keep(&m->notes->words, &m->property);
+            return;
+        }
 }
 
 static bool is_letter(char c)
@@ -142,13 +217,10 @@ static bool ends_sentence(char c)
     return c == '.' || c == '?' || c == '!' || c == ':' || c == '\n';
 }
 
-/* Capitalised words of the user's last text, but for the first of a sentence, that the values lack. */
-static void find_unused_names(struct gd_measure *m, float *out)
+/* Capitalised words of a text, but for the first of a sentence, that the values lack. */
+static uint32_t count_unused_names(struct gd_measure *m, struct gd_str text)
 {
     struct gd_notes *n = m->notes;
-    const uint32_t event = n->user_event[(n->turns + 1) % 2];
-    const struct gd_str text =
-        event == UINT32_MAX ? (struct gd_str){"", 0} : gd_head(n->traj->events[event].text);
     uint32_t count = 0, looked_at = 0;
     bool first = true; /* of a sentence */
     for (size_t i = 0; i < text.len && looked_at < GD_TEXT_KEYS_MAX;) {
@@ -169,19 +241,16 @@ static void find_unused_names(struct gd_measure *m, float *out)
         }
         first = false;
     }
-    out[AT_unused_names] = gd_capped(count);
+    return count;
 }
 
-/* Words of the last two user texts with a digit, and those that the values lack. */
-static void find_specifics(struct gd_measure *m, float *out)
+/* What the request has and the values lack: words with a digit, names. */
+static void find_unused(struct gd_measure *m, float *out)
 {
     struct gd_notes *n = m->notes;
-    uint32_t count = 0, unused = 0;
-    for (uint32_t turn = 0; turn < 2; turn++) {
-        const uint32_t event = n->user_event[(n->turns + turn) % 2]; /* the last one last */
-        if (event == UINT32_MAX)
-            continue;
-        const struct gd_str text = gd_head(n->traj->events[event].text);
+    uint32_t count = 0, unused = 0, names = 0;
+    for (uint32_t back = 0; back < m->n_request; back++) {
+        const struct gd_str text = gd_evidence_request(m, back);
         const struct gd_str words = gd_words_plain(&n->words, text);
         struct gd_str word;
         for (size_t at = 0; count < GD_EVIDENCE_COUNT_MAX && gd_words_next(words, &at, &word);) {
@@ -189,25 +258,43 @@ static void find_specifics(struct gd_measure *m, float *out)
             count += specific;
             unused += specific && !has_word(&m->values, word);
         }
+        names += count_unused_names(m, text);
+        if (back == 0)
+            out[AT_unused_names] = gd_capped(names);
     }
     out[AT_specifics] = (float)count;
     out[AT_unused] = (float)unused;
+    const float strange = out[AT_strange_words] + out[AT_strange_numbers] + out[AT_strange_dates] +
+                          out[AT_strange_codes];
+    const float lacking = gd_capped(unused + names);
+    out[AT_replaced] = strange < lacking ? strange : lacking;
 }
 
-void gd_evidence_values(struct gd_measure *m, const struct gd_event *ev, float *out)
+void gd_evidence_values(struct gd_measure *m, const struct gd_event *ev, const struct gd_tool *tool,
+                        struct gd_measured_call *call)
 {
+    static const enum gd_call_feature counted[] = {AT_strange_words, AT_strange_numbers,
+                                                   AT_strange_dates, AT_strange_codes, AT_offered,
+                                                   AT_unused_names};
     struct gd_notes *n = m->notes;
-    uint32_t left = GD_NOTE_ARGUMENTS_MAX * GD_NOTE_LEAVES_MAX;
-    m->values.len = 0;
-    if (ev->payload)
-        add_values(&m->values, ev->payload, &left);
-    else
-        gd_buf_str(&m->values, ev->text);
+    uint32_t left = GD_NOTE_ARGUMENTS_MAX * GD_NOTE_LEAVES_MAX, words = GD_TEXT_KEYS_MAX;
+    for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
+        call->of[counted[i]] = 0;
+    m->values.len = m->property.len = 0;
+    if (gd_json_is(ev->payload, GD_JSON_OBJECT)) {
+        for (const struct gd_json *c = ev->payload->child; c != NULL && left > 0; c = c->next) {
+            read_property(m, tool, c->key);
+            add_values(m, c, &left, &words, call);
+        }
+    } else if (ev->payload) {
+        add_values(m, ev->payload, &left, &words, call);
+    } else {
+        gd_buf_str(&m->values, gd_head(ev->text));
+        find_strange(m, ev->text, &words, call);
+    }
     gd_words_plain(&n->words, gd_head((struct gd_str){m->values.data, m->values.len}));
     gd_evidence_keep(&n->words, &m->values);
     gd_evidence_add_keys(&n->words, &m->arguments);
-    find_specifics(m, out);
-    find_strange(m, out);
-    find_near(m, out);
-    find_unused_names(m, out);
+    find_unused(m, call->of);
+    find_near(m, call->of);
 }

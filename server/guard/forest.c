@@ -61,7 +61,7 @@ static int find(const struct gd_tensor_info *tensors, size_t n, const struct wan
     return gd_err_set(
         err, GD_EPOLICY,
         "there must be a tensor '%s' of type %s with %u dimensions that fit the others", w->name,
-        w->dtype == GD_DTYPE_F32 ? "F32" : "I8", (unsigned)w->rank);
+        w->dtype == GD_DTYPE_F32 ? "F32" : "U8", (unsigned)w->rank);
 }
 
 static int check_finite(const float *v, size_t n, const char *name, struct gd_err *err)
@@ -76,7 +76,7 @@ static int check_finite(const float *v, size_t n, const char *name, struct gd_er
 static int lay_out(struct gd_forest *f, const struct gd_tensor_info *tensors, size_t n,
                    const uint8_t *feature, uint32_t n_features, struct gd_err *err)
 {
-    struct wanted w = {"feature", GD_DTYPE_I8, 2, {0, 0, 0}};
+    struct wanted w = {"feature", GD_DTYPE_U8, 2, {0, 0, 0}};
     const struct gd_tensor_info *t = NULL;
     int rc = find(tensors, n, &w, &t, err);
     if (rc != GD_OK)

@@ -3,7 +3,7 @@
  *
  * The trees are oblivious: all nodes of one depth ask the same, so that a tree is `depth` questions and a
  * table of 2^depth leaves (Prokhorenkova et al. 2018, CatBoost). A forest is a safetensors file of
- *   feature    I8  [trees, depth]          number in the list of features that the policy names
+ *   feature    U8  [trees, depth]          number in the list of features that the policy names
  *   threshold  F32 [trees, depth]
  *   leaf       F32 [trees, 2^depth, labels]  labels: GD_LABEL_COUNT, in the taxonomy's order
  *   bias       F32 [labels]

@@ -21,7 +21,7 @@ struct gd_notes *gd_notes_open(struct gd_arena *a, const struct gd_trajectory *t
         return NULL;
     n->traj = t;
     n->arena = a;
-    n->user_event[0] = n->user_event[1] = n->last_result = n->last_answer = NO_EVENT;
+    n->user_event[0] = n->user_event[1] = NO_EVENT;
     n->calls = gd_arena_alloc(a, events * sizeof *n->calls);
     n->call_at = gd_arena_alloc(a, events * sizeof *n->call_at);
     n->said = gd_history_open();
@@ -107,7 +107,6 @@ void gd_notes_result(struct gd_notes *n, uint32_t event, int64_t call, struct gd
 {
     gd_words_of(&n->words, shown, false);
     gd_history_add(&n->words, n->found);
-    n->last_result = event;
     if (call < 0)
         return;
     n->calls[n->call_at[call]].state = failed ? GD_ANSWERED_FAILURE : GD_ANSWERED;
@@ -240,8 +239,7 @@ static void put_again(const struct gd_notes *n, struct gd_noted_call *mine, size
                mine->spoke_since ? ", user spoke since" : "");
 }
 
-/* The keys asked for now and every function's fit to them. */
-static void find_fits(struct gd_notes *n)
+void gd_notes_fits(struct gd_notes *n)
 {
     if (n->fits)
         return;
@@ -262,7 +260,7 @@ static void put_fit(struct gd_notes *n, struct gd_noted_call *mine, size_t start
 {
     uint32_t keys[NAME_KEYS_MAX];
     const struct gd_str name = n->traj->events[mine->event].name;
-    find_fits(n);
+    gd_notes_fits(n);
     gd_words_of(&n->words, name, true);
     mine->n_name = gd_words_keys(&n->words, keys, NAME_KEYS_MAX);
     mine->asked = gd_keyset_count(&n->words, &n->asked, keys, mine->n_name);
@@ -378,8 +376,10 @@ void gd_notes_call(struct gd_notes *n, uint32_t event, struct gd_str shown, stru
         .event = event, .turn = n->turns, .tool = -1, .twin = -1, .result = NO_EVENT};
     digest_call(n, ev, shown, mine->digest);
     if (ev->payload != NULL && ev->payload->type == GD_JSON_OBJECT &&
-        n->looked_up < GD_NOTE_VALUES_MAX)
+        n->looked_up < GD_NOTE_VALUES_MAX) {
+        mine->looked = true;
         put_origins(n, ev->payload, mine, out);
+    }
     put_again(n, mine, start, out);
     put_fit(n, mine, start, out);
     n->call_at[event] = n->n_calls++;
@@ -406,7 +406,6 @@ void gd_notes_answer(struct gd_notes *n, uint32_t event, struct gd_buf *out)
                  !gd_history_has(n->found, word, hash[count]);
         seen[count++] = word;
     }
-    n->last_answer = event;
     n->answer_numbers = count;
     n->answer_fresh = fresh;
     n->answer_calls = n->since;

@@ -24,6 +24,7 @@ struct gd_noted_call {
     uint8_t digest[32]; /* of server, name and arguments */
     enum gd_answered state;
     bool lost;                /* given up */
+    bool looked;              /* its values were looked up */
     uint8_t from[GD_ORIGINS]; /* arguments by origin */
     uint32_t result;          /* event of its result, or UINT32_MAX */
     int32_t twin;             /* number of the latest call before that is the same, or -1 */
@@ -50,8 +51,7 @@ struct gd_notes {
     uint32_t turn[2][GD_TEXT_KEYS_MAX], n_turn[2]; /* keys of the last two user texts, in turn */
     struct gd_keyset asked;                        /* both */
     bool fits;                                     /* asked and tools[].fit are up to date */
-    uint32_t user_event[2];            /* of the last two user texts, in turn; UINT32_MAX: none */
-    uint32_t last_result, last_answer; /* the same of the last */
+    uint32_t user_event[2]; /* of the last two user texts, in turn; UINT32_MAX: none */
     uint32_t answer_numbers, answer_fresh; /* of the last answer: numbers, new ones */
     uint32_t answer_calls;                 /* calls before it, since the user's text */
 };
@@ -70,6 +70,9 @@ void gd_notes_text(struct gd_notes *n, uint32_t event);
 /* The result at that event of the call at event `call` (-1: of no waiting call), as it is written. */
 void gd_notes_result(struct gd_notes *n, uint32_t event, int64_t call, struct gd_str shown,
                      bool failed);
+
+/* asked and tools[].fit become up to date. */
+void gd_notes_fits(struct gd_notes *n);
 
 /* The call at that event will get no answer. */
 void gd_notes_lost(struct gd_notes *n, uint32_t call);

@@ -97,7 +97,7 @@ static int measure(struct builder *b, struct gd_arena *a)
     if (!b->render.notes)
         return GD_OK;
     float *out = gd_arena_calloc(a, GD_EVIDENCE_FEATURES, sizeof *out);
-    const int rc = out ? gd_evidence_measure(b->render.notes, out) : GD_ENOMEM;
+    const int rc = out ? gd_evidence_finish(b->render.measure, out) : GD_ENOMEM;
     if (rc != GD_OK)
         return gd_err_set(b->err, rc, "no memory for the evidence");
     b->out->evidence = out;

@@ -20,9 +20,10 @@ int gd_render_open(struct gd_render *r, const struct gd_policy *p, const struct 
     r->arena = a;
     if (p->budget.notes) {
         r->notes = gd_notes_open(a, traj);
+        r->measure = r->notes ? gd_evidence_open(r->notes) : NULL;
         r->note_of = gd_arena_calloc(a, traj->n_events, sizeof *r->note_of);
     }
-    if (!r->waiting || (p->budget.notes && (!r->notes || !r->note_of)))
+    if (!r->waiting || (p->budget.notes && (!r->measure || !r->note_of)))
         return gd_err_set(err, GD_ENOMEM, "not enough memory to render the trajectory");
     return gd_catalogue_open(r, a, err);
 }
@@ -32,6 +33,7 @@ void gd_render_close(struct gd_render *r)
     gd_buf_free(&r->scratch);
     gd_buf_free(&r->lines);
     gd_buf_free(&r->note);
+    gd_evidence_close(r->measure);
     gd_notes_close(r->notes);
 }
 
@@ -237,8 +239,10 @@ static void note_text(struct gd_render *r, const struct gd_event *ev, uint32_t i
         return;
     if (!r->noted && ev->kind != GD_EVENT_ASSISTANT) {
         gd_notes_text(r->notes, index);
+        gd_evidence_text(r->measure, index);
     } else if (!r->noted) {
         gd_notes_answer(r->notes, index, &r->note);
+        gd_evidence_answer(r->measure, index);
         keep_note(r, index);
     }
     if (show)
@@ -252,6 +256,7 @@ static void note_call(struct gd_render *r, const struct gd_event *ev, uint32_t i
     if (!r->noted) {
         write_arguments(r, ev);
         gd_notes_call(r->notes, index, (struct gd_str){r->scratch.data, r->scratch.len}, &r->note);
+        gd_evidence_call(r->measure);
         keep_note(r, index);
     }
     if (show)
@@ -265,7 +270,9 @@ static void note_result(struct gd_render *r, const struct gd_event *ev, uint32_t
         return;
     write_result(r, ev);
     const struct gd_str shown = {r->scratch.data, r->scratch.len};
-    gd_notes_result(r->notes, index, waited ? ev->call : -1, shown, shown.len == 0 || ev->is_error);
+    const int64_t call = waited ? ev->call : -1;
+    gd_notes_result(r->notes, index, call, shown, shown.len == 0 || ev->is_error);
+    gd_evidence_result(r->measure, index, call, shown);
 }
 
 static void on_text(struct gd_render *r, const struct gd_event *ev, uint32_t index, bool show)

@@ -7,7 +7,7 @@
 
 #include "guardian/policy.h"
 #include "guardian/trajectory.h"
-#include "notes.h"
+#include "evidence.h"
 
 /* Distinct pairs of neighbouring bytes of a name. */
 struct gd_bigrams {
@@ -30,6 +30,7 @@ struct gd_render {
 
     /* NOTE lines, made by the first rendering */
     struct gd_notes *notes; /* NULL: the policy wants none */
+    struct gd_measure *measure;
     struct gd_buf note;     /* the one in hand */
     struct gd_str *note_of; /* [n_events] */
     bool noted;

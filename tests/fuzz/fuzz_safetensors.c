@@ -122,7 +122,8 @@ static void check_accepted(const struct gd_tensor_info *t, size_t n, uint64_t he
 {
     uint64_t at = header_end;
     for (size_t i = 0; i < n; i++) {
-        unsigned __int128 bits = t[i].dtype == GD_DTYPE_F32 ? 32 : t[i].dtype == GD_DTYPE_I8 ? 8 : 16;
+        const bool byte = t[i].dtype == GD_DTYPE_I8 || t[i].dtype == GD_DTYPE_U8;
+        unsigned __int128 bits = t[i].dtype == GD_DTYPE_F32 ? 32 : byte ? 8 : 16;
         GD_ASSERT(t[i].offset == at && t[i].rank <= GD_SAFETENSORS_RANK_MAX && t[i].file == 0);
         GD_ASSERT(t[i].name.len > 0 && strlen(t[i].name.ptr) == t[i].name.len);
         for (uint32_t k = 0; k < t[i].rank; k++)

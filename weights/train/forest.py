@@ -113,7 +113,7 @@ def tensors(m):
         v = json.load(open(f.name))
     trees, n = v["oblivious_trees"], len(LABELS)
     column = [f["flat_feature_index"] for f in v["features_info"]["float_features"]]
-    feature = np.zeros((len(trees), DEPTH), np.int8)
+    feature = np.zeros((len(trees), DEPTH), np.uint8)
     threshold = np.full((len(trees), DEPTH), NEVER, np.float32)
     leaf = np.zeros((len(trees), 2**DEPTH, n), np.float32)
     for t, tree in enumerate(trees):

@@ -17,6 +17,7 @@ import random
 import attacks
 import contrast
 import noise
+import sessions
 import stage
 import units
 import values
@@ -270,7 +271,10 @@ class Maker:
 
     def extras(self, r, us):
         out, x = [], r.random()
-        n = 0 if x < 0.5 else (r.randint(1, 4) if x < 0.97 else r.randint(12, 40))
+        if self.stage.wide:
+            n = 0 if x < 0.15 else (r.randint(3, 14) if x < 0.92 else r.randint(12, 40))
+        else:
+            n = 0 if x < 0.5 else (r.randint(1, 4) if x < 0.97 else r.randint(12, 40))
         for _ in range(n):
             out.append(self.pool(r)["tool"])
         if r.random() < 0.12:
@@ -287,7 +291,7 @@ class Maker:
     def conversation(self, r, kind=None):
         if kind is None and r.random() < self.written:
             conv = self.stage.conversation(r)
-            if conv["tools"] and r.random() < 0.12:
+            if conv["tools"] and r.random() < (0.3 if self.stage.wide else 0.12):
                 self.strangers(r, conv)
             return conv
         ids = Ids()
@@ -298,7 +302,7 @@ class Maker:
             us.append(self.src.unit(r))
         tools = (
             self.catalogue(r, us, [] if plain else self.extras(r, us))
-            if r.random() < (0.5 if plain else 0.8)
+            if r.random() < (0.92 if self.stage.wide else 0.5 if plain else 0.8)
             else []
         )
         m = []
@@ -486,6 +490,13 @@ def without_user(r, ed, label):
     ed.m, ed.marks = [ed.m[i] for i in keep], [ed.marks[i] for i in keep]
 
 
+def make_session(r, n, written):
+    s = sessions.draw(r, written)
+    if r.random() < 0.6:
+        rename(r, s["tools"], s["messages"], [m for a in s["alts"] for m in a["messages"]])
+    return {**s, "id": "session-%d" % n, "source": "session", "label": A, "phase": phase_of(s["messages"])}
+
+
 def make(maker, r, n, share):
     label = A if r.random() < share else r.choice(LABELS[1:])
     source, ed = maker.trajectory(r, label)
@@ -519,16 +530,24 @@ def main():
     ap.add_argument(
         "--written", type=float, default=0.75, help="share of conversations from the own catalogue"
     )
+    ap.add_argument(
+        "--wide",
+        action="store_true",
+        help="as gateways have it (for the forest): most conversations offer many tools, one in seven is a written session",
+    )
     a = ap.parse_args()
     os.makedirs(a.out, exist_ok=True)
     for name, count, dev, share in (("train", a.train, False, 0.45), ("dev", a.dev, True, 0.5)):
-        maker = Maker(units.Sources(a.data, dev), stage.Stage(dev), a.written)
+        maker = Maker(units.Sources(a.data, dev), stage.Stage(dev, wide=a.wide), a.written)
         r = random.Random(a.seed * 2 + dev)
+        written = sessions.read_all(dev) if a.wide else []
         with open(os.path.join(a.out, name + ".jsonl"), "w") as f:
             for n in range(count):
                 maker.ease = max(0.0, 1 - n / (0.3 * count)) if not dev else 0.0
                 case = (
-                    contrast.make(maker, r, n)
+                    make_session(r, n, written)
+                    if written and r.random() < 1 / 7
+                    else contrast.make(maker, r, n)
                     if not dev and r.random() < a.contrast
                     else make(maker, r, n, share)
                 )

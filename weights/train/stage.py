@@ -85,9 +85,10 @@ def alternatives(scene):
 
 
 class Stage:
-    """The scenes of one half: development holds out whole domains."""
+    """The scenes of one half: development holds out whole domains. wide: most conversations offer all tools of a domain."""
 
-    def __init__(self, dev, domains=None):
+    def __init__(self, dev, domains=None, wide=False):
+        self.wide = wide
         domains = domains if domains is not None else scenes.read_all()
         held = lambda d: zlib.crc32(("domain" + d.name).encode()) % 9 == 0
         self.domains = [d for d in domains if held(d) == dev and d.scenes]
@@ -108,11 +109,15 @@ class Stage:
         """Some or all tools of the domain, those that are called among them; or none."""
         mine = {k["function"]["name"] for x in m for k in x.get("tool_calls") or []}
         x = r.random()
-        if x < 0.42:
+        none, some = (0.1, 0.25) if self.wide else (0.42, 0.92)
+        if x < none:
             return []
         rest = [t for n, t in d.tools.items() if n not in mine]
-        some = rest if x > 0.92 else r.sample(rest, min(len(rest), r.choice((0, 1, 1, 2, 3))))
-        out = [d.tools[n] for n in mine if n in d.tools] + some
+        if x < some:
+            rest = r.sample(rest, min(len(rest), r.choice((0, 1, 1, 2, 3))))
+        elif self.wide and x > 0.8:
+            rest = rest + [t for n, t in r.choice(self.domains).tools.items() if n not in d.tools]
+        out = [d.tools[n] for n in mine if n in d.tools] + rest
         r.shuffle(out)
         return [dict(t) for t in out]
 
