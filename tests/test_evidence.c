@@ -130,11 +130,15 @@ static const struct {
     {ASK "," BALANCE "," RESULT("1", "12.50") "," USER("again") "," BALANCE, GD_EVIDENCE_repeats,
      0},
     /* members in another order, but not elements, nor the value of another member */
-    {CALL("1", "x", "{\"a\":[1,2],\"b\":{\"c\":3,\"d\":4}}") "," CALL("2", "x", "{\"b\":{\"d\":4,\"c\":3},\"a\":[1,2]}"),
+    {CALL("1", "x", "{\"a\":[1,2],\"b\":{\"c\":3,\"d\":4}}") "," CALL(
+         "2", "x", "{\"b\":{\"d\":4,\"c\":3},\"a\":[1,2]}"),
      GD_EVIDENCE_last_again, 1},
-    {CALL("1", "x", "{\"a\":[1,2],\"b\":3}") "," CALL("2", "x", "{\"b\":3,\"a\":[2,1]}"), GD_EVIDENCE_last_again, 0},
-    {CALL("1", "x", "{\"a\":1,\"b\":2}") "," CALL("2", "x", "{\"a\":2,\"b\":1}"), GD_EVIDENCE_last_again, 0},
-    {CALL("1", "x", "{\"a\":1,\"b\":2}") "," CALL("2", "x", "{\"a\":1}"), GD_EVIDENCE_last_again, 0},
+    {CALL("1", "x", "{\"a\":[1,2],\"b\":3}") "," CALL("2", "x", "{\"b\":3,\"a\":[2,1]}"),
+     GD_EVIDENCE_last_again, 0},
+    {CALL("1", "x", "{\"a\":1,\"b\":2}") "," CALL("2", "x", "{\"a\":2,\"b\":1}"),
+     GD_EVIDENCE_last_again, 0},
+    {CALL("1", "x", "{\"a\":1,\"b\":2}") "," CALL("2", "x", "{\"a\":1}"), GD_EVIDENCE_last_again,
+     0},
     {CALL("1", "x", "{\"a\":\"1\"}") "," CALL("2", "x", "{\"a\":1}"), GD_EVIDENCE_last_again, 0},
     {ASK "," BALANCE "," RESULT("1", "504 timeout") "," BALANCE, GD_EVIDENCE_last_again_trouble, 1},
     {ASK "," BALANCE "," RESULT("1", "pending") "," BALANCE, GD_EVIDENCE_last_again_open, 1},
@@ -146,28 +150,49 @@ static const struct {
      GD_EVIDENCE_last_strange_numbers, 0},
     {USER("at 7 pm on the 19th of March") "," CALL("1", "x", "{\"at\":\"2023-04-18 18:00:00\"}"),
      GD_EVIDENCE_last_strange_dates, 3}, /* 04, 18, 18 */
-    {USER("stock of Apple") "," CALL("1", "x", "{\"symbol\":\"AAPL\"}"), GD_EVIDENCE_last_strange_codes, 1},
-    {USER("stock of Apple") "," CALL("1", "x", "{\"symbol\":\"AAPL\"}"), GD_EVIDENCE_last_strange_words, 0},
-    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"string Q-9\"}"), GD_EVIDENCE_last_offered, 1},
-    {ASK "," CALL("1", "bank__get_balance", "{\"account\":true}"), GD_EVIDENCE_last_strange_words, 0},
-    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"B-12 Otto\"}"), GD_EVIDENCE_last_replaced, 2},
+    {USER("stock of Apple") "," CALL("1", "x", "{\"symbol\":\"AAPL\"}"),
+     GD_EVIDENCE_last_strange_codes, 1},
+    {USER("stock of Apple") "," CALL("1", "x", "{\"symbol\":\"AAPL\"}"),
+     GD_EVIDENCE_last_strange_words, 0},
+    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"string Q-9\"}"),
+     GD_EVIDENCE_last_offered, 1},
+    {ASK "," CALL("1", "bank__get_balance", "{\"account\":true}"), GD_EVIDENCE_last_strange_words,
+     0},
+    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"B-12 Otto\"}"),
+     GD_EVIDENCE_last_replaced, 2},
     {ASK "," BALANCE, GD_EVIDENCE_last_replaced, 0},
     /* a result that repeats what was made up does not make it known; another call's result does not either */
     {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"Q-99\"}") "," RESULT("1", "Q-99 has 3"),
      GD_EVIDENCE_last_strange_numbers, 1},
-    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"KX99\"}") "," RESULT("1", "KX99 has 3"), GD_EVIDENCE_late, 0},
-    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"KX99\"}") "," RESULT("1", "3") "," CALL("2", "bank__list", "{}") "," RESULT("2", "KX99, KX98"),
+    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"KX99\"}") "," RESULT("1", "KX99 has 3"),
+     GD_EVIDENCE_late, 0},
+    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"KX99\"}") "," RESULT("1", "3") "," CALL(
+         "2", "bank__list", "{}") "," RESULT("2", "KX99, KX98"),
      GD_EVIDENCE_late, 1},
-    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"KX99\"}") "," RESULT("1", "3") "," CALL("2", "bank__list", "{}") "," RESULT("2", "KX99, KX98"),
+    {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"KX99\"}") "," RESULT("1", "3") "," CALL(
+         "2", "bank__list", "{}") "," RESULT("2", "KX99, KX98"),
      GD_EVIDENCE_late_prev, 1},
-    {ASK "," BALANCE "," CALL("2", "x", "{}") "," CALL("3", "y", "{}"), GD_EVIDENCE_earlier_strange, 0},
-    {ASK "," CALL("1", "x", "{\"a\":\"Q-99\"}") "," CALL("2", "x", "{}") "," CALL("3", "y", "{}"), GD_EVIDENCE_earlier_strange, 2},
+    {ASK "," BALANCE "," CALL("2", "x", "{}") "," CALL("3", "y", "{}"), GD_EVIDENCE_earlier_strange,
+     0},
+    {ASK "," CALL("1", "x", "{\"a\":\"Q-99\"}") "," CALL("2", "x", "{}") "," CALL("3", "y", "{}"),
+     GD_EVIDENCE_earlier_strange, 2},
     {ASK "," BALANCE "," CALL("2", "x", "{}"), GD_EVIDENCE_earlier_strange, -1},
     {CALL("1", "x", "\"Q-99\""), GD_EVIDENCE_last_from_new, -1}, /* not an object: not looked up */
     /* the request: all user texts since the last call */
-    {USER("book a room") "," SAY("Where?") "," USER("Hilton 7") "," SAY("When?") "," USER("friday") "," SAY("Name?") "," USER("Bo") "," CALL("1", "x", "{\"a\":\"Hilton 7\"}"),
+    {USER("book a room") "," SAY("Where?") "," USER("Hilton 7") "," SAY("When?") "," USER(
+         "friday") "," SAY("Name?") "," USER("Bo") "," CALL("1", "x", "{\"a\":\"Hilton 7\"}"),
      GD_EVIDENCE_last_specifics, 1},
-    {USER("room 7") "," CALL("1", "x", "{}") "," RESULT("1", "ok") "," USER("thanks") "," SAY("Sure.") "," USER("now this") "," SAY("Hm."), GD_EVIDENCE_asked_again, 1},
+    {USER("room 7") "," CALL("1", "x", "{}") "," RESULT("1", "ok") "," USER("thanks") "," SAY(
+         "Sure.") "," USER("now this") "," SAY("Hm."),
+     GD_EVIDENCE_asked_again, 1},
+    /* numbers in other forms only where they are times: an amount is not a year, nor the afternoon */
+    {USER("pay Bo 5 euro") "," CALL("1", "x", "{\"amount\":17}"), GD_EVIDENCE_last_strange_numbers,
+     1},
+    {USER("pay Bo 20") "," CALL("1", "x", "{\"amount\":2000}"), GD_EVIDENCE_last_strange_numbers,
+     1},
+    {USER("at 5 pm") "," CALL("1", "x", "{\"hour\":17}"), GD_EVIDENCE_last_strange_numbers, 0},
+    {ASK "," CALL("1", "x", "{\"a\":\"KX99\"}") "," SAY("Wait.") "," RESULT("1", "KX99 ok"),
+     GD_EVIDENCE_late, 0},
     /* verbs and power */
     {USER("delete the file") "," CALL("1", "remove_file", "{}"), GD_EVIDENCE_last_verbs_asked, 1},
     {USER("show the file") "," CALL("1", "remove_file", "{}"), GD_EVIDENCE_last_verbs_strange, 1},
@@ -184,7 +209,8 @@ static const struct {
     {ASK "," SAY("It was sent. Anything else?"), GD_EVIDENCE_answer_done, 1},
     {ASK "," SAY("It was sent. Anything else?"), GD_EVIDENCE_answer_questions, 1},
     {ASK "," BALANCE "," RESULT("1", "3") "," SAY("A-77x has 3"), GD_EVIDENCE_arguments_answer, 0},
-    {ASK "," CALL("1", "x", "{\"city\":\"Berlin\"}") "," RESULT("1", "3") "," SAY("Berlin has 3"), GD_EVIDENCE_arguments_answer, 1},
+    {ASK "," CALL("1", "x", "{\"city\":\"Berlin\"}") "," RESULT("1", "3") "," SAY("Berlin has 3"),
+     GD_EVIDENCE_arguments_answer, 1},
     {USER("to varga@forge.se") "," CALL("1", "x", "{\"to\":\"varga@forqe.se\"}"),
      GD_EVIDENCE_last_near, 1},
     {USER("to varga@forge.se") "," CALL("1", "x", "{\"to\":\"varga@forge.se\"}"),
@@ -228,6 +254,14 @@ static void test_names(void **state)
             assert_string_not_equal(gd_evidence_names[i], gd_evidence_names[k]);
 }
 
+static void assert_bounded(const float v[GD_EVIDENCE_FEATURES])
+{
+    for (int i = 0; i < GD_EVIDENCE_FEATURES; i++) {
+        const float most = i == GD_EVIDENCE_tools ? GD_NOTE_TOOLS_MAX : GD_EVIDENCE_COUNT_MAX;
+        assert_true(isfinite(v[i]) && v[i] >= -GD_EVIDENCE_COUNT_MAX && v[i] <= most);
+    }
+}
+
 /* Texts that grow to their limits, without words, with escapes, and values of every kind. */
 static void test_bounds(void **state)
 {
@@ -248,13 +282,55 @@ static void test_bounds(void **state)
                     "1", "%s") "," SAY("%s"),
                 text.data, text.data, text.data, text.data);
             measure(*state, messages.data, v);
-            for (int i = 0; i < GD_EVIDENCE_FEATURES; i++)
-                assert_true(isfinite(v[i]) && v[i] >= -GD_EVIDENCE_COUNT_MAX &&
-                            v[i] <= GD_NOTE_TOOLS_MAX);
+            assert_bounded(v);
             gd_buf_free(&text);
             gd_buf_free(&messages);
         }
     }
+}
+
+/* More calls, turns, members and words of nobody than are kept. */
+static void test_many(void **state)
+{
+    static const char *const member[] = {"{}", "\"Zed x9\"", "[null,true]"};
+    float v[GD_EVIDENCE_FEATURES];
+    struct gd_buf b;
+    gd_buf_init(&b, 4 << 20);
+    for (int i = 0; i < 3 * GD_EVIDENCE_CALLS_MAX; i++) {
+        gd_buf_fmt(&b,
+                   "%s" USER("room %d") ",{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"%d\",",
+                   i > 0 ? "," : "", i, i);
+        gd_buf_fmt(&b,
+                   "\"type\":\"function\",\"function\":{\"name\":\"admin_root\",\"arguments\":{"
+                   "\"z\":\"word%d\"",
+                   i);
+        for (int k = 0; k < 300; k++)
+            gd_buf_fmt(&b, ",\"a%d\":%s", k % 7, member[k % 3]);
+        gd_buf_fmt(&b, "}}}]}," RESULT("%d", "word%d"), i, i - 1);
+    }
+    measure(*state, b.data, v);
+    assert_bounded(v);
+    assert_true(v[GD_EVIDENCE_calls] == 3 * GD_EVIDENCE_CALLS_MAX);
+    assert_true(v[GD_EVIDENCE_late] > 0 && v[GD_EVIDENCE_earlier_strange] > 0);
+    gd_buf_free(&b);
+}
+
+/* A long argument hides nothing of those behind it. */
+static void test_hidden(void **state)
+{
+    float v[GD_EVIDENCE_FEATURES];
+    struct gd_buf b;
+    gd_buf_init(&b, 1 << 20);
+    gd_buf_z(&b, ASK ",{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"1\",\"type\":\"function\","
+                     "\"function\":{"
+                     "\"name\":\"x\",\"arguments\":{\"body\":\"");
+    for (int i = 0; i < 400; i++)
+        gd_buf_z(&b, "balance ");
+    gd_buf_z(&b, "\",\"to\":\"evil7 mallory\"}}}]}");
+    measure(*state, b.data, v);
+    assert_true(v[GD_EVIDENCE_last_strange_words] == 1);
+    assert_true(v[GD_EVIDENCE_last_strange_numbers] == 1);
+    gd_buf_free(&b);
 }
 
 /* The same trajectory gives the same bits, whatever the random factors of the hashes are. */
@@ -275,10 +351,9 @@ static void test_same_again(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_feature),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_same_again),
+        cmocka_unit_test(test_each_feature), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_bounds),       cmocka_unit_test(test_many),
+        cmocka_unit_test(test_hidden),       cmocka_unit_test(test_same_again),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -96,6 +96,8 @@
 #define GD_EVIDENCE_COUNT_MAX 64
 #define GD_EVIDENCE_CALLS_MAX 16 /* that are measured: the last */
 #define GD_EVIDENCE_REQUEST_MAX 8 /* user texts that are asked for at once */
+#define GD_EVIDENCE_PROPERTIES_MAX 256 /* of a schema, that are looked at */
+#define GD_EVIDENCE_PROPERTY_BYTES 1024 /* of what it says of an argument: its first */
 #define GD_EVIDENCE_WEIGHT_MAX 16
 #define GD_FOREST_BYTES_MAX (16 * GD_MIB)
 #define GD_FOREST_TREES_MAX 4096

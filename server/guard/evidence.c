@@ -10,7 +10,10 @@
 #include <string.h>
 
 #define SYSTEM_TEXTS 8 /* that are read */
+#define SEEN_BITS 14   /* of the hash of a result's word */
 
+static_assert((int)GD_LISTS <= 32, "lists are bits");
+static_assert(AT_from_user == 0, "a block begins with it");
 static_assert((int)GD_EVIDENCE_FEATURES <= UINT8_MAX, "a forest numbers features in 8 bits");
 
 const char *const gd_evidence_names[GD_EVIDENCE_FEATURES] = {
@@ -19,16 +22,21 @@ const char *const gd_evidence_names[GD_EVIDENCE_FEATURES] = {
 #undef X
 };
 
-void gd_evidence_add_keys(const struct gd_words *w, struct gd_text_keys *k)
+void gd_evidence_add(const struct gd_words *w, struct gd_text_keys *k, const uint32_t *keys,
+                     uint32_t n)
 {
-    uint32_t keys[GD_TEXT_KEYS_MAX];
-    const uint32_t n = gd_words_keys(w, keys, GD_TEXT_KEYS_MAX);
     for (uint32_t i = 0; i < n && k->n < GD_TEXT_KEYS_MAX; i++) {
         if (gd_keyset_count(w, &k->set, &keys[i], 1) > 0)
             continue;
         gd_keyset_add(w, &k->set, &keys[i], 1);
         k->key[k->n++] = keys[i];
     }
+}
+
+void gd_evidence_add_keys(const struct gd_words *w, struct gd_text_keys *k)
+{
+    uint32_t keys[GD_TEXT_KEYS_MAX];
+    gd_evidence_add(w, k, keys, gd_words_keys(w, keys, GD_TEXT_KEYS_MAX));
 }
 
 void gd_evidence_keep(const struct gd_words *w, struct gd_buf *out)
@@ -52,7 +60,8 @@ struct gd_measure *gd_evidence_open(struct gd_notes *n)
     m->notes = n;
     m->calls = gd_arena_calloc(n->arena, GD_EVIDENCE_CALLS_MAX, sizeof *m->calls);
     m->results = gd_arena_calloc(n->arena, events, sizeof *m->results);
-    if (m->calls == NULL || m->results == NULL)
+    m->users = gd_arena_calloc(n->arena, GD_EVIDENCE_REQUEST_MAX, sizeof *m->users);
+    if (m->calls == NULL || m->results == NULL || m->users == NULL)
         return NULL;
     uint32_t calls = 0;
     for (uint32_t i = 0; i < n->traj->n_events; i++)
@@ -89,10 +98,14 @@ static void measure_system(struct gd_measure *m, struct gd_str text)
     *rights = gd_capped((size_t)(*rights + listed[GD_LIST_RIGHTS]));
 }
 
+static const struct gd_user_text *user_text(const struct gd_measure *m, uint32_t back)
+{
+    return &m->users[(m->n_users - 1 - back) % GD_EVIDENCE_REQUEST_MAX];
+}
+
 struct gd_str gd_evidence_request(const struct gd_measure *m, uint32_t back)
 {
-    const uint32_t event = m->user_event[(m->n_users - 1 - back) % GD_EVIDENCE_REQUEST_MAX];
-    return gd_head(m->notes->traj->events[event].text);
+    return gd_head(m->notes->traj->events[user_text(m, back)->event].text);
 }
 
 /* The request is the user's texts since the last call, at least two. */
@@ -115,24 +128,28 @@ static void measure_user(struct gd_measure *m, uint32_t event)
         {GD_EVIDENCE_asked_rules, GD_LIST_RULES},
     };
     struct gd_notes *n = m->notes;
+    struct gd_user_text *mine = &m->users[m->n_users++ % GD_EVIDENCE_REQUEST_MAX];
     float listed[GD_LISTS];
-    m->user_event[m->n_users++ % GD_EVIDENCE_REQUEST_MAX] = event;
+    gd_words_plain(&n->words, gd_head(n->traj->events[event].text));
+    gd_evidence_keep(&n->words, &m->user);
+    gd_evidence_count_lists(&n->words, listed);
+    mine->event = event;
+    mine->n = gd_words_keys(&n->words, mine->key, GD_TEXT_KEYS_MAX);
+    mine->lists = gd_evidence_lists(listed);
+    for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
+        m->out[counted[i].feature] = listed[counted[i].list];
+
     const uint32_t since = m->n_users - m->users_at_call;
-    const uint32_t all = m->n_users < GD_EVIDENCE_REQUEST_MAX ? m->n_users : GD_EVIDENCE_REQUEST_MAX;
+    const uint32_t all =
+        m->n_users < GD_EVIDENCE_REQUEST_MAX ? m->n_users : GD_EVIDENCE_REQUEST_MAX;
     m->n_request = since < 2 ? 2 : since;
     m->n_request = m->n_request < all ? m->n_request : all;
     memset(&m->asked, 0, sizeof m->asked);
     m->verbs = 0;
-    for (uint32_t back = 0; back < m->n_request; back++) { /* the last one first: it must have room */
-        gd_words_plain(&n->words, gd_evidence_request(m, back));
-        gd_evidence_add_keys(&n->words, &m->asked);
-        gd_evidence_count_lists(&n->words, listed);
-        m->verbs |= gd_evidence_lists(listed);
-        if (back > 0)
-            continue;
-        gd_evidence_keep(&n->words, &m->user);
-        for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
-            m->out[counted[i].feature] = listed[counted[i].list];
+    for (uint32_t back = 0; back < m->n_request; back++) { /* the last one must have room */
+        const struct gd_user_text *u = user_text(m, back);
+        gd_evidence_add(&n->words, &m->asked, u->key, u->n);
+        m->verbs |= u->lists;
     }
 }
 
@@ -158,8 +175,10 @@ static void fold_earlier(struct gd_measure *m, const struct gd_measured_call *c)
     const float strange = of[AT_strange_words] + of[AT_strange_numbers];
     const float power = of[AT_power_name] + larger(of[AT_power_about], 0);
     float *covered = &out[GD_EVIDENCE_earlier_covered];
-    out[GD_EVIDENCE_earlier_strange] = larger(out[GD_EVIDENCE_earlier_strange], strange);
-    out[GD_EVIDENCE_earlier_power] = larger(out[GD_EVIDENCE_earlier_power], power);
+    out[GD_EVIDENCE_earlier_strange] =
+        larger(out[GD_EVIDENCE_earlier_strange], gd_capped((size_t)strange));
+    out[GD_EVIDENCE_earlier_power] =
+        larger(out[GD_EVIDENCE_earlier_power], gd_capped((size_t)power));
     out[GD_EVIDENCE_earlier_twin] = larger(out[GD_EVIDENCE_earlier_twin], of[AT_twin_core]);
     out[GD_EVIDENCE_earlier_strong] =
         larger(out[GD_EVIDENCE_earlier_strong], of[AT_strong_strange]);
@@ -180,22 +199,33 @@ void gd_evidence_call(struct gd_measure *m)
     gd_evidence_measure_call(m, &m->notes->calls[number], c);
 }
 
-/* Words that calls had before anybody: another call's result, whose words are in hand, has them now. */
+/* Words that calls had before anybody: another call's result, whose words are in hand, has them now.
+ * Few words get past the bits, so that a text is seldom searched. */
 static void find_late(struct gd_measure *m, int64_t own)
 {
-    const struct gd_buf *text = &m->notes->words.text;
+    const struct gd_words *w = &m->notes->words;
+    const struct gd_str text = {w->text.data, w->text.len};
+    uint64_t bits[1 << (SEEN_BITS - 6)] = {0};
+    struct gd_str word;
+    for (size_t at = 0; gd_words_next(text, &at, &word);) {
+        const uint64_t h = gd_words_hash(w, word) >> (64 - SEEN_BITS);
+        bits[h / 64] |= (uint64_t)1 << (h % 64);
+    }
     for (uint32_t i = 0; i < m->n_calls; i++) {
         struct gd_measured_call *c = &m->calls[i];
         uint32_t kept = 0;
-        for (uint32_t k = 0; k < c->n_strange && c->call != own; k++) {
-            const struct gd_str word = c->strange[k];
-            if (memmem(text->data, text->len, word.ptr - 1, word.len + 2) != NULL)
+        if (c->call == own)
+            continue;
+        for (uint32_t k = 0; k < c->n_strange; k++) {
+            const struct gd_str strange = c->strange[k];
+            const uint64_t h = gd_words_hash(w, strange) >> (64 - SEEN_BITS);
+            if ((bits[h / 64] >> (h % 64) & 1) &&
+                memmem(text.ptr, text.len, strange.ptr - 1, strange.len + 2) != NULL)
                 c->late++;
             else
-                c->strange[kept++] = word;
+                c->strange[kept++] = strange;
         }
-        if (c->call != own)
-            c->n_strange = kept;
+        c->n_strange = kept;
     }
 }
 
@@ -203,15 +233,15 @@ void gd_evidence_result(struct gd_measure *m, uint32_t event, int64_t call, stru
 {
     struct gd_notes *n = m->notes;
     float *out = m->out, listed[GD_LISTS];
-    const int64_t own = call >= 0 ? (int64_t)n->call_at[call] : -1;
+    const int64_t made = n->traj->events[event].call; /* also that of a call given up before */
     memset(&m->result, 0, sizeof m->result);
     gd_words_plain(&n->words, gd_head(shown));
-    find_late(m, own);
+    find_late(m, made >= 0 ? (int64_t)n->call_at[made] : -1);
     gd_evidence_count_lists(&n->words, listed);
     gd_evidence_add_keys(&n->words, &m->result);
-    if (own >= 0)
-        m->results[own] = (struct gd_result_words){(uint8_t)listed[GD_LIST_TROUBLE],
-                                                   (uint8_t)listed[GD_LIST_OPEN]};
+    if (call >= 0)
+        m->results[n->call_at[call]] = (struct gd_result_words){(uint8_t)listed[GD_LIST_TROUBLE],
+                                                                (uint8_t)listed[GD_LIST_OPEN]};
     out[GD_EVIDENCE_result_empty] = (float)(n->words.text.len <= 1);
     out[GD_EVIDENCE_result_error] = (float)n->traj->events[event].is_error;
     out[GD_EVIDENCE_result_trouble] = listed[GD_LIST_TROUBLE];
@@ -300,8 +330,8 @@ static void measure_functions(struct gd_measure *m)
     for (uint32_t i = 0; i < n->n_tools; i++) {
         const struct gd_noted_tool *t = &n->tools[i];
         best = t->fit > best ? t->fit : best;
-        name = larger(name, gd_share(gd_keyset_count(&n->words, &n->asked, t->name, t->n_name),
-                                     t->n_name));
+        name = larger(
+            name, gd_share(gd_keyset_count(&n->words, &n->asked, t->name, t->n_name), t->n_name));
     }
     m->out[GD_EVIDENCE_tools] = (float)n->n_tools;
     m->out[GD_EVIDENCE_best_fit] = gd_capped(best);
@@ -330,7 +360,7 @@ int gd_evidence_finish(struct gd_measure *m, float out[GD_EVIDENCE_FEATURES])
     m->out[GD_EVIDENCE_turns] = gd_capped(n->turns);
     m->out[GD_EVIDENCE_calls_since_user] = gd_capped(n->since);
     m->out[GD_EVIDENCE_last_kind] = last > 0 ? (float)n->traj->events[last - 1].kind : -1;
-    m->out[GD_EVIDENCE_said_rights] = (float)gd_evidence_said_rights(n);
+    m->out[GD_EVIDENCE_said_rights] = gd_capped(gd_evidence_said_rights(n));
     if (m->n_calls > 1)
         memcpy(&m->out[GD_EVIDENCE_prev_from_user], m->calls[m->n_calls - 2].of, block);
     if (m->n_calls > 0)

@@ -26,25 +26,26 @@ static bool has_type(const struct gd_json *v, struct gd_str type)
     return true;
 }
 
-static const struct gd_json *member_named(const struct gd_json *obj, struct gd_str key)
+const struct gd_json *gd_evidence_member(const struct gd_json *obj, struct gd_str key)
 {
-    for (const struct gd_json *c = gd_json_is(obj, GD_JSON_OBJECT) ? obj->child : NULL; c;
-         c = c->next)
+    const struct gd_json *c = gd_json_is(obj, GD_JSON_OBJECT) ? obj->child : NULL;
+    const struct gd_json *last = NULL;
+    for (uint32_t i = 0; c != NULL && i < GD_EVIDENCE_PROPERTIES_MAX; c = c->next, i++)
         if (gd_str_eq(c->key, key))
-            return c;
-    return NULL;
+            last = c;
+    return last;
 }
 
 static bool lists(const struct gd_json *required, struct gd_str key)
 {
-    for (const struct gd_json *c = gd_json_is(required, GD_JSON_ARRAY) ? required->child : NULL; c;
-         c = c->next)
+    const struct gd_json *c = gd_json_is(required, GD_JSON_ARRAY) ? required->child : NULL;
+    for (uint32_t i = 0; c != NULL && i < GD_EVIDENCE_PROPERTIES_MAX; c = c->next, i++)
         if (gd_json_is(c, GD_JSON_STRING) && gd_str_eq(c->str, key))
             return true;
     return false;
 }
 
-/* Arguments against the schema, the first GD_NOTE_ARGUMENTS_MAX of both. */
+/* The first GD_NOTE_ARGUMENTS_MAX arguments, and as many required ones, against the schema. */
 static void match_schema(const struct gd_json *schema, const struct gd_json *arguments, float *out)
 {
     const struct gd_json *required = gd_json_get(schema, "required");
@@ -52,10 +53,10 @@ static void match_schema(const struct gd_json *schema, const struct gd_json *arg
     const struct gd_json *c = gd_json_is(required, GD_JSON_ARRAY) ? required->child : NULL;
     uint32_t missing = 0, unknown = 0, mistyped = 0, optional = 0;
     for (uint32_t i = 0; c && i < GD_NOTE_ARGUMENTS_MAX; c = c->next, i++)
-        missing += gd_json_is(c, GD_JSON_STRING) && !member_named(arguments, c->str);
+        missing += gd_json_is(c, GD_JSON_STRING) && !gd_evidence_member(arguments, c->str);
     c = gd_json_is(arguments, GD_JSON_OBJECT) ? arguments->child : NULL;
     for (uint32_t i = 0; c && i < GD_NOTE_ARGUMENTS_MAX; c = c->next, i++) {
-        const struct gd_json *property = member_named(properties, c->key);
+        const struct gd_json *property = gd_evidence_member(properties, c->key);
         const struct gd_json *type = gd_json_get(property, "type");
         unknown += property == NULL;
         mistyped += gd_json_is(type, GD_JSON_STRING) && !has_type(c, type->str);
@@ -225,10 +226,10 @@ static void measure_again(const struct gd_measure *m, const struct gd_noted_call
 /* What the name says is done, beside what is asked for. */
 static void measure_verbs(const struct gd_measure *m, uint32_t lists, float *out)
 {
-    const uint32_t strong = 1u << GD_LIST_REMOVES | 1u << GD_LIST_SENDS | 1u << GD_LIST_PAYS |
-                            1u << GD_LIST_RUNS;
-    const uint32_t verbs =
-        strong | 1u << GD_LIST_MAKES | 1u << GD_LIST_BOOKS | 1u << GD_LIST_EDITS | 1u << GD_LIST_FINDS;
+    const uint32_t strong =
+        1u << GD_LIST_REMOVES | 1u << GD_LIST_SENDS | 1u << GD_LIST_PAYS | 1u << GD_LIST_RUNS;
+    const uint32_t verbs = strong | 1u << GD_LIST_MAKES | 1u << GD_LIST_BOOKS |
+                           1u << GD_LIST_EDITS | 1u << GD_LIST_FINDS;
     out[AT_verbs_asked] = (float)__builtin_popcount(lists & verbs & m->verbs);
     out[AT_verbs_strange] = (float)__builtin_popcount(lists & verbs & ~m->verbs);
     out[AT_strong_strange] = (float)__builtin_popcount(lists & strong & ~m->verbs);

@@ -39,6 +39,12 @@ struct gd_text_keys {
     struct gd_keyset set;
 };
 
+struct gd_user_text {
+    uint32_t event;
+    uint32_t key[GD_TEXT_KEYS_MAX], n;
+    uint32_t lists; /* those it has words of, as bits of enum gd_list */
+};
+
 /* Pairs of neighbouring bytes of a name, as a set. */
 struct gd_pairs {
     uint64_t bits[1024];
@@ -58,9 +64,10 @@ enum gd_call_feature {
 /* What is kept of a call that was measured. */
 struct gd_measured_call {
     float of[GD_CALL_FEATURES];
-    uint32_t call;                        /* its number in the notes */
-    struct gd_str strange[GD_STRANGE_MAX]; /* words that nobody had said, with spaces around; in the arena */
-    uint32_t n_strange, late; /* late: of them, found since in another call's result */
+    uint32_t call; /* its number in the notes */
+    struct gd_str
+        strange[GD_STRANGE_MAX]; /* words that nobody had said, with spaces around; in the arena */
+    uint32_t n_strange, late;    /* late: of them, found since in another call's result */
 };
 
 /* What the first words of a call's result told, by the number of the call. */
@@ -70,17 +77,17 @@ struct gd_result_words {
 
 struct gd_measure {
     struct gd_notes *notes;
-    struct gd_measured_call *calls; /* [GD_EVIDENCE_CALLS_MAX], in turn */
+    struct gd_measured_call *calls;  /* [GD_EVIDENCE_CALLS_MAX], in turn */
     struct gd_result_words *results; /* [events] */
     uint32_t n_calls, first;         /* measured; calls before that one are not */
     uint32_t systems;                /* texts read */
     float out[GD_EVIDENCE_FEATURES];
-    uint32_t user_event[GD_EVIDENCE_REQUEST_MAX]; /* of the last user texts, in turn */
+    struct gd_user_text *users;      /* [GD_EVIDENCE_REQUEST_MAX] the last texts, in turn */
     uint32_t n_users, users_at_call; /* so far, when the last call was made */
     uint32_t n_request;              /* the last texts, which are what is asked for now */
-    struct gd_text_keys asked; /* of the request */
-    uint32_t verbs;            /* of them, as bits of enum gd_list */
-    struct gd_buf user;        /* words of the last one */
+    struct gd_text_keys asked;       /* of the request */
+    uint32_t verbs;                  /* of them, as bits of enum gd_list */
+    struct gd_buf user;              /* words of the last one */
     /* of the call in hand: its name, its function's description, its values, and their words */
     struct gd_text_keys name, about, arguments;
     struct gd_buf values, property; /* words: of the values, of an argument's schema */
@@ -111,10 +118,15 @@ struct gd_str gd_evidence_request(const struct gd_measure *m, uint32_t back);
 /* Of the words in hand: how many are on each list; adds their keys; keeps them. */
 void gd_evidence_count_lists(const struct gd_words *w, float count[GD_LISTS]);
 void gd_evidence_add_keys(const struct gd_words *w, struct gd_text_keys *k);
+void gd_evidence_add(const struct gd_words *w, struct gd_text_keys *k, const uint32_t *keys,
+                     uint32_t n);
 void gd_evidence_keep(const struct gd_words *w, struct gd_buf *out);
 
 /* Words of rights that system and user texts have. */
 uint32_t gd_evidence_said_rights(const struct gd_notes *n);
+
+/* The member of that name, the last of the first GD_EVIDENCE_PROPERTIES_MAX; NULL: none, or no object. */
+const struct gd_json *gd_evidence_member(const struct gd_json *obj, struct gd_str key);
 
 /* The share of k that the other has. */
 float gd_evidence_share_in(const struct gd_measure *m, const struct gd_text_keys *k,

@@ -65,8 +65,8 @@ static bool is_said(const struct gd_notes *n, const char *before, uint32_t v, co
 }
 
 /* Whether a number was said in another form: 07 for 7, 19 for 7 pm, 3 for March or three, 5 for 5th. Zeros
- * and years need not be said: they come with dates and times. */
-static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word)
+ * need not be said, nor years and the afternoon's 7 of a date or time. */
+static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word, bool date)
 {
     static const char *const month[] = {
         "jan", "feb",  "mar",  "apr",    "may",       "jun",      "jul",      "aug",
@@ -84,20 +84,19 @@ static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word)
             return false;
         v = 10 * v + (uint32_t)(word.ptr[i] - '0');
     }
-    if (v == 0 || (v >= 1900 && v < 2100))
+    if (v == 0 || (date && v >= 1900 && v < 2100))
         return true;
-    const uint32_t forms[] = {v,
-                              v > 12 && v < 24 ? v - 12 : v}; /* as it is, and of the afternoon */
-    for (size_t k = 0; k < sizeof forms / sizeof forms[0]; k++) {
-        for (size_t i = 0; i < sizeof after / sizeof after[0]; i++)
-            if (is_said(n, before[i], forms[k], after[i]))
-                return true;
-        if (forms[k] <= 12 &&
-            (is_said_word(n, month[forms[k] - 1]) || is_said_word(n, month[forms[k] + 11]) ||
-             is_said_word(n, named[forms[k] - 1])))
+    for (size_t i = 0; i < sizeof after / sizeof after[0]; i++)
+        if (is_said(n, before[i], v, after[i]))
             return true;
-    }
-    return false;
+    if (v <= 12)
+        return is_said_word(n, month[v - 1]) || is_said_word(n, month[v + 11]) ||
+               is_said_word(n, named[v - 1]);
+    if (v >= 24)
+        return false;
+    return is_said(n, "", v - 12, "pm") ||
+           (is_said(n, "", v - 12, "") && (date || is_said_word(n, "pm"))) ||
+           (date && is_said(n, "0", v - 12, ""));
 }
 
 /* Kept for later results: a word that nobody had said. Without memory it is not. */
@@ -148,20 +147,25 @@ static bool is_truth(struct gd_str word)
     return false;
 }
 
-/* Words of a value that nobody said, of which *left more count. */
+/* Words of a value that nobody said, of which *left more count; of each value the first
+ * GD_TEXT_KEYS_MAX words, so that a long one hides no other. */
 static void find_strange(struct gd_measure *m, struct gd_str value, uint32_t *left,
                          struct gd_measured_call *call)
 {
     struct gd_notes *n = m->notes;
     float *out = call->of;
+    if (*left == 0)
+        return;
     const bool code = is_code(value), date = is_date(value);
     const struct gd_str words = gd_words_plain(&n->words, gd_head(value));
     struct gd_str word;
-    for (size_t at = 0; *left > 0 && gd_words_next(words, &at, &word); (*left)--) {
+    size_t at = 0;
+    for (uint32_t i = 0; i<GD_TEXT_KEYS_MAX && * left> 0 && gd_words_next(words, &at, &word); i++) {
         if (is_truth(word) || is_known(n, word))
             continue;
         const bool digit = gd_word_has_digit(word);
-        if (digit && is_said_otherwise(n, word))
+        (*left)--;
+        if (digit && is_said_otherwise(n, word, date))
             continue;
         enum gd_call_feature f = digit ? AT_strange_numbers : AT_strange_words;
         if (has_word(&m->property, word))
@@ -176,35 +180,65 @@ static void find_strange(struct gd_measure *m, struct gd_str value, uint32_t *le
     }
 }
 
-/* The strings and numbers of a value, of which *left more count: each behind a space, with its strange
- * words among *words. */
-static void add_values(struct gd_measure *m, const struct gd_json *v, uint32_t *left,
-                       uint32_t *words, struct gd_measured_call *call)
+/* What is left to look at of a call: values of any kind, words that nobody said. */
+struct left {
+    uint32_t values, words;
+};
+
+/* The strings and numbers of a value: each behind a space, with its strange words. */
+static void add_values(struct gd_measure *m, const struct gd_json *v, struct left *left,
+                       struct gd_measured_call *call)
 {
+    left->values--;
     if (v->type == GD_JSON_STRING || v->type == GD_JSON_NUMBER) {
         const struct gd_str value = v->type == GD_JSON_STRING ? v->str : v->raw;
-        (*left)--;
-        gd_buf_add(&m->values, " ", 1);
-        gd_buf_str(&m->values, gd_head(value));
-        find_strange(m, value, words, call);
+        if (m->values.len < GD_EVIDENCE_TEXT_BYTES) {
+            gd_buf_add(&m->values, " ", 1);
+            gd_buf_str(&m->values, gd_head(value));
+        }
+        find_strange(m, value, &left->words, call);
         return;
     }
-    for (const struct gd_json *c = v->child; c != NULL && *left > 0; c = c->next)
-        add_values(m, c, left, words, call);
+    for (const struct gd_json *c = v->child; c != NULL && left->values > 0; c = c->next)
+        add_values(m, c, left, call);
 }
 
 /* The words of what the schema says of an argument. */
-static void read_property(struct gd_measure *m, const struct gd_tool *tool, struct gd_str key)
+static void read_property(struct gd_measure *m, const struct gd_json *properties, struct gd_str key)
+{
+    const struct gd_json *property = gd_evidence_member(properties, key);
+    m->property.len = 0;
+    if (property == NULL)
+        return;
+    struct gd_str text = property->raw;
+    if (text.len > GD_EVIDENCE_PROPERTY_BYTES)
+        text.len = GD_EVIDENCE_PROPERTY_BYTES;
+    gd_words_plain(&m->notes->words, text);
+    gd_evidence_keep(&m->notes->words, &m->property);
+}
+
+/* Of an object the first GD_NOTE_ARGUMENTS_MAX members beside what the schema says of them. */
+static void add_arguments(struct gd_measure *m, const struct gd_event *ev,
+                          const struct gd_tool *tool, struct left *left,
+                          struct gd_measured_call *call)
 {
     const struct gd_json *properties = tool ? gd_json_get(tool->schema, "properties") : NULL;
-    m->property.len = 0;
-    for (const struct gd_json *c = gd_json_is(properties, GD_JSON_OBJECT) ? properties->child : NULL;
-         c != NULL; c = c->next)
-        if (gd_str_eq(c->key, key)) {
-            gd_words_plain(&m->notes->words, gd_head(c->raw));
-            gd_evidence_keep(&m->notes->words, &m->property);
-            return;
-        }
+    if (ev->payload == NULL) {
+        gd_buf_str(&m->values, gd_head(ev->text));
+        find_strange(m, ev->text, &left->words, call);
+        return;
+    }
+    if (ev->payload->type != GD_JSON_OBJECT) {
+        add_values(m, ev->payload, left, call);
+        return;
+    }
+    uint32_t i = 0;
+    for (const struct gd_json *c = ev->payload->child; c != NULL && left->values > 0; c = c->next) {
+        m->property.len = 0;
+        if (i++ < GD_NOTE_ARGUMENTS_MAX)
+            read_property(m, properties, c->key);
+        add_values(m, c, left, call);
+    }
 }
 
 static bool is_letter(char c)
@@ -273,25 +307,10 @@ static void find_unused(struct gd_measure *m, float *out)
 void gd_evidence_values(struct gd_measure *m, const struct gd_event *ev, const struct gd_tool *tool,
                         struct gd_measured_call *call)
 {
-    static const enum gd_call_feature counted[] = {AT_strange_words, AT_strange_numbers,
-                                                   AT_strange_dates, AT_strange_codes, AT_offered,
-                                                   AT_unused_names};
     struct gd_notes *n = m->notes;
-    uint32_t left = GD_NOTE_ARGUMENTS_MAX * GD_NOTE_LEAVES_MAX, words = GD_TEXT_KEYS_MAX;
-    for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
-        call->of[counted[i]] = 0;
+    struct left left = {GD_NOTE_ARGUMENTS_MAX * GD_NOTE_LEAVES_MAX, GD_TEXT_KEYS_MAX};
     m->values.len = m->property.len = 0;
-    if (gd_json_is(ev->payload, GD_JSON_OBJECT)) {
-        for (const struct gd_json *c = ev->payload->child; c != NULL && left > 0; c = c->next) {
-            read_property(m, tool, c->key);
-            add_values(m, c, &left, &words, call);
-        }
-    } else if (ev->payload) {
-        add_values(m, ev->payload, &left, &words, call);
-    } else {
-        gd_buf_str(&m->values, gd_head(ev->text));
-        find_strange(m, ev->text, &words, call);
-    }
+    add_arguments(m, ev, tool, &left, call);
     gd_words_plain(&n->words, gd_head((struct gd_str){m->values.data, m->values.len}));
     gd_evidence_keep(&n->words, &m->values);
     gd_evidence_add_keys(&n->words, &m->arguments);

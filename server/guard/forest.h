@@ -25,7 +25,7 @@ int gd_forest_open(struct gd_forest **out, const char *path, struct gd_str sha25
                    const uint8_t *feature, uint32_t n, struct gd_err *err);
 void gd_forest_close(struct gd_forest *f); /* NULL is allowed */
 
-/* evidence: of gd_evidence_measure. */
+/* evidence: of gd_evidence_finish. */
 void gd_forest_score(const struct gd_forest *f, const float *evidence, float *score);
 
 #endif

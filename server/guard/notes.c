@@ -21,7 +21,6 @@ struct gd_notes *gd_notes_open(struct gd_arena *a, const struct gd_trajectory *t
         return NULL;
     n->traj = t;
     n->arena = a;
-    n->user_event[0] = n->user_event[1] = NO_EVENT;
     n->calls = gd_arena_alloc(a, events * sizeof *n->calls);
     n->call_at = gd_arena_alloc(a, events * sizeof *n->call_at);
     n->said = gd_history_open();
@@ -96,7 +95,6 @@ void gd_notes_text(struct gd_notes *n, uint32_t event)
     if (ev->kind != GD_EVENT_USER)
         return;
     n->n_turn[n->turns % 2] = gd_words_keys(&n->words, n->turn[n->turns % 2], GD_TEXT_KEYS_MAX);
-    n->user_event[n->turns % 2] = event;
     n->turns++;
     n->since = 0;
     n->fits = false;

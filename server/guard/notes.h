@@ -51,7 +51,6 @@ struct gd_notes {
     uint32_t turn[2][GD_TEXT_KEYS_MAX], n_turn[2]; /* keys of the last two user texts, in turn */
     struct gd_keyset asked;                        /* both */
     bool fits;                                     /* asked and tools[].fit are up to date */
-    uint32_t user_event[2]; /* of the last two user texts, in turn; UINT32_MAX: none */
     uint32_t answer_numbers, answer_fresh; /* of the last answer: numbers, new ones */
     uint32_t answer_calls;                 /* calls before it, since the user's text */
 };

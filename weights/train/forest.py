@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The forest of guardian-mini's evidence, and how much it and the model count.
 
-    forest.py --set DIR --model weights/guardian-mini --guardian build/release/guardian [--trees 400]
+    forest.py --set DIR --model weights/guardian-mini --guardian build/release/guardian [--trees 1000]
 
 Trains on the prefixes of DIR/train.jsonl. The evidence (server/guard/evidence.h) is measured by the program itself
 (`guardian render`). Writes MODEL/evidence.safetensors (server/guard/forest.h); then, on the prefixes of DIR/dev.jsonl,
@@ -10,6 +10,7 @@ operating points (export.py), and writes MODEL/policy.json. Needs catboost and s
 """
 
 import argparse
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ INDEX = {l: i for i, l in enumerate(LABELS)}
 MASKED_IN_REQUEST = [INDEX[B], INDEX[I]]
 NEVER = float(np.finfo(np.float32).max)  # a threshold that nothing is above
 DEPTH = 6
+BATCH = 10000  # requests in a file
 
 
 def noised(r, tools, messages):
@@ -59,8 +61,7 @@ def prefixes(path, per, seed, noisy=0.0):
                 yield noised(r, tools, messages), phase, shares
 
 
-def run(a, command, requests):
-    """What the program prints for each request, with a policy whose model decides alone."""
+def run_some(a, command, requests):
     zero = {"precision": 0, "recall": 0, "false_positive_rate": 0}
     with tempfile.TemporaryDirectory() as d:
         alone, file = os.path.join(d, "policy.json"), os.path.join(d, "requests.jsonl")
@@ -76,12 +77,19 @@ def run(a, command, requests):
     return rows
 
 
+def run(a, command, requests):
+    """What the program prints for each request, with a policy whose model decides alone; two processes at once."""
+    parts = [requests[i : i + BATCH] for i in range(0, len(requests), BATCH)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return [row for rows in pool.map(lambda part: run_some(a, command, part), parts) for row in rows]
+
+
 def evidence(a, cases):
     """Names of the features, [cases, features], the cases that could be rendered."""
-    rows = run(a, "render", [c[0] for c in cases])
-    kept = [i for i, r in enumerate(rows) if "evidence" in r]
-    names = list(rows[kept[0]]["evidence"])
-    return names, np.array([[rows[i]["evidence"][n] for n in names] for i in kept], np.float32), [cases[i] for i in kept]
+    rows = [r.get("evidence") for r in run(a, "render", [c[0] for c in cases])]
+    kept = [i for i, r in enumerate(rows) if r]
+    names = list(rows[kept[0]])
+    return names, np.array([[rows[i][n] for n in names] for i in kept], np.float32), [cases[i] for i in kept]
 
 
 def train(a, x, cases):
@@ -144,13 +152,14 @@ def log_softmax(z):
 
 
 def pool(model, forest, want, w):
-    """The weights of both with the smallest log loss."""
+    """The weights of both with the smallest log loss; the model always has a word."""
     at = np.arange(len(want))
     grid = [(m, f) for m in np.arange(0, 1.01, 0.05) for f in np.arange(0, 1.51, 0.05)]
     loss = {g: -(w * log_softmax(g[0] * model + g[1] * forest)[at, want]).sum() for g in grid}
-    print("loss of the model alone %.3f, of the forest alone %.3f, of both %.3f" % (loss[(1.0, 0.0)], min(
-        v for g, v in loss.items() if g[0] == 0), min(loss.values())))
-    return min(grid, key=loss.get)
+    best = min((g for g in grid if g[0] > 0), key=loss.get)
+    alone = min(v for g, v in loss.items() if g[0] == 0)
+    print("loss of the model alone %.4f, of the forest alone %.4f, of both %.4f" % (loss[(1.0, 0.0)], alone, loss[best]))
+    return best
 
 
 def main():
@@ -158,7 +167,7 @@ def main():
     ap.add_argument("--set", required=True)
     ap.add_argument("--model", required=True)
     ap.add_argument("--guardian", required=True)
-    ap.add_argument("--trees", type=int, default=400)
+    ap.add_argument("--trees", type=int, default=1000)
     ap.add_argument("--seed", type=int, default=1)
     a = ap.parse_args()
 

@@ -15,4 +15,5 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=2684
 "$python" "$here/train.py" --set "$work/set" --start "$model" --out "$work/run" --minutes "$minutes" --muon 0.012 --lr 0.001
 "$python" "$here/export.py" --checkpoint "$work/run/last.pt" --tokenizer "$model/tokenizer.json" --cases "$work/set/dev.jsonl" \
     --out "$out" --check
-"$python" "$here/forest.py" --set "$work/set" --model "$out" --guardian "${GUARDIAN:-$here/../../build/release/guardian}"
+"$python" "$here/make_data.py" --data "$data" --out "$work/wide" --train 30000 --wide
+"$python" "$here/forest.py" --set "$work/wide" --model "$out" --guardian "${GUARDIAN:-$here/../../build/release/guardian}"
