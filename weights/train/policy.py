@@ -23,7 +23,7 @@ def document(points, evidence=None):
     flag, block, _ = points["balanced"]
     return {
         "name": "mcip-mini",
-        "version": 3,
+        "version": 4,
         "chat": "none",
         "bos": True,
         "template": TEMPLATE,
