@@ -223,6 +223,14 @@ static void measure_again(const struct gd_measure *m, const struct gd_noted_call
     out[AT_again_open] = m->results[c->twin].open;
 }
 
+static float count_bits(uint32_t bits)
+{
+    uint32_t count = 0;
+    for (; bits != 0; bits &= bits - 1)
+        count++;
+    return (float)count;
+}
+
 /* What the name says is done, beside what is asked for. */
 static void measure_verbs(const struct gd_measure *m, uint32_t lists, float *out)
 {
@@ -230,9 +238,9 @@ static void measure_verbs(const struct gd_measure *m, uint32_t lists, float *out
         1u << GD_LIST_REMOVES | 1u << GD_LIST_SENDS | 1u << GD_LIST_PAYS | 1u << GD_LIST_RUNS;
     const uint32_t verbs = strong | 1u << GD_LIST_MAKES | 1u << GD_LIST_BOOKS |
                            1u << GD_LIST_EDITS | 1u << GD_LIST_FINDS;
-    out[AT_verbs_asked] = (float)__builtin_popcount(lists & verbs & m->verbs);
-    out[AT_verbs_strange] = (float)__builtin_popcount(lists & verbs & ~m->verbs);
-    out[AT_strong_strange] = (float)__builtin_popcount(lists & strong & ~m->verbs);
+    out[AT_verbs_asked] = count_bits(lists & verbs & m->verbs);
+    out[AT_verbs_strange] = count_bits(lists & verbs & ~m->verbs);
+    out[AT_strong_strange] = count_bits(lists & strong & ~m->verbs);
 }
 
 /* The share of what is asked for that the call's name, description or arguments have. */
