@@ -92,6 +92,8 @@ static const struct {
      1},
     {ASK "," BALANCE, GD_EVIDENCE_last_unused, 0},
     {ASK "," CALL("1", "bank__get_balance", "{\"account\":\"B-12\"}"), GD_EVIDENCE_last_unused, 1},
+    {USER("WHAT IS THE BALANCE OF ACCOUNT A-77, MARIA?") "," BALANCE, GD_EVIDENCE_last_unused_names,
+     0},
     {ASK "," BALANCE, GD_EVIDENCE_last_unused_names, 1}, /* Maria */
     {ASK "," BALANCE, GD_EVIDENCE_last_known, 1},
     {ASK "," CALL("1", "bank__close", "{}"), GD_EVIDENCE_last_known, 0},

@@ -251,7 +251,16 @@ static bool ends_sentence(char c)
     return c == '.' || c == '?' || c == '!' || c == ':' || c == '\n';
 }
 
-/* Capitalised words of a text, but for the first of a sentence, that the values lack. */
+static bool has_lower(struct gd_str text)
+{
+    for (size_t i = 0; i < text.len; i++)
+        if (text.ptr[i] >= 'a' && text.ptr[i] <= 'z')
+            return true;
+    return false;
+}
+
+/* Capitalised words of a text, but for the first of a sentence, that the values lack. A text in capitals
+ * alone tells no names. */
 static uint32_t count_unused_names(struct gd_measure *m, struct gd_str text)
 {
     struct gd_notes *n = m->notes;
@@ -292,7 +301,7 @@ static void find_unused(struct gd_measure *m, float *out)
             count += specific;
             unused += specific && !has_word(&m->values, word);
         }
-        names += count_unused_names(m, text);
+        names += has_lower(text) ? count_unused_names(m, text) : 0;
         if (back == 0)
             out[AT_unused_names] = gd_capped(names);
     }
