@@ -65,9 +65,9 @@ enum gd_call_feature {
 struct gd_measured_call {
     float of[GD_CALL_FEATURES];
     uint32_t call; /* its number in the notes */
-    struct gd_str
-        strange[GD_STRANGE_MAX]; /* words that nobody had said, with spaces around; in the arena */
-    uint32_t n_strange, late;    /* late: of them, found since in another call's result */
+    /* words that nobody had said, with spaces around; in the arena */
+    struct gd_str strange[GD_STRANGE_MAX];
+    uint32_t n_strange, late; /* late: of them, found since in another call's result */
 };
 
 /* What the first words of a call's result told, by the number of the call. */
@@ -141,8 +141,8 @@ uint32_t gd_evidence_stems(struct gd_str name);
 /* evidence_call.c: the block of a call. evidence_values.c: its part about values, and the words that
  * nobody said. */
 void gd_evidence_measure_call(struct gd_measure *m, const struct gd_noted_call *c,
-                              struct gd_measured_call *out);
+                              struct gd_measured_call *call);
 void gd_evidence_values(struct gd_measure *m, const struct gd_event *ev, const struct gd_tool *tool,
-                        struct gd_measured_call *out);
+                        struct gd_measured_call *call);
 
 #endif

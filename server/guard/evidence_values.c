@@ -128,11 +128,12 @@ static bool is_code(struct gd_str s)
 /* Numbers with what joins those of dates and times: 2026-03-09T19:00:00Z, 9/3/26. */
 static bool is_date(struct gd_str s)
 {
+    static const char between[] = {'-', ':', '/', ' ', '.', '+', 'T', 'Z'};
     bool joined = false;
     for (size_t i = 0; i < s.len; i++) {
         const char c = s.ptr[i];
         joined = joined || (i > 0 && (c == '-' || c == ':' || c == '/'));
-        if (!(c >= '0' && c <= '9') && memchr("-:/ .+TZ", c, 8) == NULL)
+        if (!(c >= '0' && c <= '9') && memchr(between, c, sizeof between) == NULL)
             return false;
     }
     return joined;
