@@ -39,6 +39,7 @@ struct gd_text_keys {
     struct gd_keyset set;
 };
 
+/* A user's text that may still be a part of the request. */
 struct gd_user_text {
     uint32_t event;
     uint32_t key[GD_TEXT_KEYS_MAX], n;
@@ -77,7 +78,7 @@ struct gd_result_words {
 
 struct gd_measure {
     struct gd_notes *notes;
-    struct gd_measured_call *calls;  /* [GD_EVIDENCE_CALLS_MAX], in turn */
+    struct gd_measured_call *calls;  /* [GD_EVIDENCE_CALLS_MAX], in order */
     struct gd_result_words *results; /* [events] */
     uint32_t n_calls, first;         /* measured; calls before that one are not */
     uint32_t systems;                /* texts read */

@@ -99,7 +99,7 @@ static bool is_said_otherwise(const struct gd_notes *n, struct gd_str word, bool
            (date && is_said(n, "0", v - 12, ""));
 }
 
-/* Kept for later results: a word that nobody had said. Without memory it is not. */
+/* Kept for later results: a word that nobody had said. Without memory the measure fails. */
 static void keep_strange(struct gd_measure *m, struct gd_str word, struct gd_measured_call *call)
 {
     if (call->n_strange == GD_STRANGE_MAX || word.len < 3)
@@ -148,24 +148,30 @@ static bool is_truth(struct gd_str word)
     return false;
 }
 
-/* Words of a value that nobody said, of which *left more count; of each value the first
- * GD_TEXT_KEYS_MAX words, so that a long one hides no other. */
-static void find_strange(struct gd_measure *m, struct gd_str value, uint32_t *left,
+/* What is left to look at of a call: values of any kind, words that nobody said. */
+struct left {
+    uint32_t values, words;
+};
+
+/* Words of a value that nobody said, as many as are left; of each value the first GD_TEXT_KEYS_MAX words, so that a long one hides no other. */
+static void find_strange(struct gd_measure *m, struct gd_str value, struct left *left,
                          struct gd_measured_call *call)
 {
     struct gd_notes *n = m->notes;
     float *out = call->of;
-    if (*left == 0)
+    if (left->words == 0)
         return;
     const bool code = is_code(value), date = is_date(value);
     const struct gd_str words = gd_words_plain(&n->words, gd_head(value));
     struct gd_str word;
     size_t at = 0;
-    for (uint32_t i = 0; i<GD_TEXT_KEYS_MAX && * left> 0 && gd_words_next(words, &at, &word); i++) {
+    for (uint32_t i = 0; i < GD_TEXT_KEYS_MAX && left->words > 0; i++) {
+        if (!gd_words_next(words, &at, &word))
+            break;
         if (is_truth(word) || is_known(n, word))
             continue;
         const bool digit = gd_word_has_digit(word);
-        (*left)--;
+        left->words--;
         if (digit && is_said_otherwise(n, word, date))
             continue;
         enum gd_call_feature f = digit ? AT_strange_numbers : AT_strange_words;
@@ -181,11 +187,6 @@ static void find_strange(struct gd_measure *m, struct gd_str value, uint32_t *le
     }
 }
 
-/* What is left to look at of a call: values of any kind, words that nobody said. */
-struct left {
-    uint32_t values, words;
-};
-
 /* The strings and numbers of a value: each behind a space, with its strange words. */
 static void add_values(struct gd_measure *m, const struct gd_json *v, struct left *left,
                        struct gd_measured_call *call)
@@ -197,7 +198,7 @@ static void add_values(struct gd_measure *m, const struct gd_json *v, struct lef
             gd_buf_add(&m->values, " ", 1);
             gd_buf_str(&m->values, gd_head(value));
         }
-        find_strange(m, value, &left->words, call);
+        find_strange(m, value, left, call);
         return;
     }
     for (const struct gd_json *c = v->child; c != NULL && left->values > 0; c = c->next)
@@ -226,7 +227,7 @@ static void add_arguments(struct gd_measure *m, const struct gd_event *ev,
     const struct gd_json *properties = tool ? gd_json_get(tool->schema, "properties") : NULL;
     if (ev->payload == NULL) {
         gd_buf_str(&m->values, gd_head(ev->text));
-        find_strange(m, ev->text, &left->words, call);
+        find_strange(m, ev->text, left, call);
         return;
     }
     if (ev->payload->type != GD_JSON_OBJECT) {
