@@ -347,7 +347,7 @@ static void measure_late(struct gd_measure *m)
     m->out[GD_EVIDENCE_late_prev] = m->n_calls > 1 ? (float)m->calls[m->n_calls - 2].late : -1;
 }
 
-int gd_evidence_finish(struct gd_measure *m, float out[GD_EVIDENCE_FEATURES])
+int gd_evidence_finish(struct gd_measure *m, const float **out)
 {
     struct gd_notes *n = m->notes;
     const size_t block = sizeof m->calls[0].of;
@@ -365,7 +365,7 @@ int gd_evidence_finish(struct gd_measure *m, float out[GD_EVIDENCE_FEATURES])
         memcpy(&m->out[GD_EVIDENCE_prev_from_user], m->calls[m->n_calls - 2].of, block);
     if (m->n_calls > 0)
         memcpy(&m->out[GD_EVIDENCE_last_from_user], m->calls[m->n_calls - 1].of, block);
-    memcpy(out, m->out, sizeof m->out);
+    *out = m->out;
     const int failed = m->user.failed     ? m->user.failed
                        : m->values.failed ? m->values.failed
                                           : m->property.failed;

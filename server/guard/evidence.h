@@ -160,7 +160,8 @@ void gd_evidence_call(struct gd_measure *m);
 void gd_evidence_result(struct gd_measure *m, uint32_t event, int64_t call, struct gd_str shown);
 void gd_evidence_answer(struct gd_measure *m, uint32_t event);
 
-/* After everything has happened. GD_ENOMEM. */
-int gd_evidence_finish(struct gd_measure *m, float out[GD_EVIDENCE_FEATURES]);
+/* After everything has happened: *out[GD_EVIDENCE_FEATURES], which lasts as long as the arena. GD_ENOMEM,
+ * GD_ELIMIT. */
+int gd_evidence_finish(struct gd_measure *m, const float **out);
 
 #endif

@@ -153,7 +153,8 @@ struct left {
     uint32_t values, words;
 };
 
-/* Words of a value that nobody said, as many as are left; of each value the first GD_TEXT_KEYS_MAX words, so that a long one hides no other. */
+/* Words of a value that nobody said, as many as are left; of each value the first GD_TEXT_KEYS_MAX words,
+ * so that a long one hides no other. */
 static void find_strange(struct gd_measure *m, struct gd_str value, struct left *left,
                          struct gd_measured_call *call)
 {

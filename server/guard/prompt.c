@@ -92,16 +92,12 @@ static int attempt(struct builder *b, uint32_t first, uint32_t n)
 }
 
 /* Once: it does not depend on what is left out. */
-static int measure(struct builder *b, struct gd_arena *a)
+static int measure(struct builder *b)
 {
     if (!b->render.notes)
         return GD_OK;
-    float *out = gd_arena_calloc(a, GD_EVIDENCE_FEATURES, sizeof *out);
-    const int rc = out ? gd_evidence_finish(b->render.measure, out) : GD_ENOMEM;
-    if (rc != GD_OK)
-        return gd_err_set(b->err, rc, "no memory for the evidence");
-    b->out->evidence = out;
-    return GD_OK;
+    const int rc = gd_evidence_finish(b->render.measure, &b->out->evidence);
+    return rc == GD_OK ? GD_OK : gd_err_set(b->err, rc, "no room for the evidence");
 }
 
 /* Events that may be left out: those after the first user text, or all where there is none, but
@@ -161,7 +157,7 @@ int gd_prompt_build(const struct gd_policy *p, const struct gd_tokenizer *t,
     if (rc == GD_OK)
         rc = attempt(&b, 0, 0);
     if (rc == GD_OK)
-        rc = measure(&b, a);
+        rc = measure(&b);
     if (rc == GD_OK && out->ids.len > context_max)
         rc = cut_to_fit(&b, context_max);
     gd_render_close(&b.render);
